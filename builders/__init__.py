@@ -1,0 +1,1 @@
+"""From raw zoos and trained models to zoos in the phasezoo format."""

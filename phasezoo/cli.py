@@ -1,0 +1,186 @@
+"""The `phasezoo` command. Errors are one line; a user's mistake exits with 2, damage with 1."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from phasezoo.errors import IntegrityError, PhaseZooError
+
+try:
+    import typer
+except ImportError:
+    sys.exit("The phasezoo command needs typer: pip install 'phasezoo[cli]'")
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+app = typer.Typer(
+    help="Zoos of trained neural networks on phase transitions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+MAX_PROBLEMS = 20  # that `verify` prints
+ZooArgument = Annotated[str, typer.Argument(metavar="ZOO", help="Name from `phasezoo list`, or a zoo's directory.")]
+
+
+@app.command("list")
+def list_command() -> None:
+    """List the zoos that have a name."""
+    from phasezoo.registry import ZOOS
+
+    _print(
+        [
+            ["name", "models", "source", "title"],
+            *([z.name, z.models, z.source, z.title] for z in ZOOS.values()),
+        ]
+    )
+
+
+@app.command()
+def info(zoo: ZooArgument) -> None:
+    """Say what a zoo is: grid, tables, weights, provenance, licence."""
+    from phasezoo import load
+
+    opened = load(zoo)
+    manifest = opened.manifest
+    typer.echo(f"{manifest.title} ({manifest.name})\n{manifest.description}\n")
+    facts = [
+        ["architecture", manifest.architecture],
+        ["data set", manifest.dataset],
+        *(
+            [what, f"{axis.label} ({axis.column}): " + ", ".join(f"{value:g}" for value in axis.values)]
+            for what, axis in (("load", manifest.load), ("temperature", manifest.temperature))
+        ),
+        ["models", f"{len(opened):,}"],
+        *([f"table {name}", _rows(table.rows)] for name, table in manifest.tables.items()),
+        [
+            "weights",
+            f"{opened.nbytes / 1e6:,.1f} MB in {len(manifest.shards)} shards" if manifest.shards else "none",
+        ],
+        ["made", f"{manifest.provenance.method}, {manifest.provenance.source}"],
+        ["licence", manifest.license],
+    ]
+    _print(facts)
+    for note in manifest.provenance.notes:
+        typer.echo(f"- {note}")
+
+
+@app.command()
+def show(
+    zoo: ZooArgument,
+    where: Annotated[str | None, typer.Option(help="Condition, such as 'width <= 8 and test_acc > 0.9'.")] = None,
+    sort: Annotated[str | None, typer.Option(help="Column to sort by; '-column' for descending.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns to print, separated by commas.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Rows to print at most.")] = 20,
+) -> None:
+    """Print the models of a zoo with their results at the last epoch."""
+    from phasezoo import load
+
+    view = load(zoo)
+    total = len(view)
+    if where:
+        view = view.filter(where)
+    if sort:
+        view = view.sort(sort.removeprefix("-"), descending=sort.startswith("-"))
+    manifest = view.manifest
+    default = f"model_id,{manifest.load.column},{manifest.temperature.column},seed,epoch,train_loss,test_loss,test_acc"
+    names = (columns or default).split(",")
+    table = view[:limit].table("summary")
+    if columns is None:
+        names = [name for name in names if name in table.column_names]
+    _print([names, *_cells(table, names)])
+    typer.echo(f"{min(limit, len(view))} of {len(view)} models" + (f" ({total} in the zoo)" if where else ""))
+
+
+@app.command()
+def verify(zoo: ZooArgument) -> None:
+    """Read every byte of a zoo and check hashes, layouts, index and agreement with stock safetensors."""
+    from phasezoo import load
+    from phasezoo.verify import verify as check
+
+    report = check(load(zoo))
+    typer.echo(
+        f"{report.tables} tables, {report.shards} shards, {report.checkpoints:,} checkpoints, "
+        f"{report.tensors:,} tensors read"
+    )
+    for problem in report.problems[:MAX_PROBLEMS]:
+        typer.echo(f"problem: {problem}", err=True)
+    if report.problems:
+        more = len(report.problems) - MAX_PROBLEMS
+        raise IntegrityError(
+            f"{len(report.problems)} problem(s) found in {zoo}"
+            + (f", of which {more} are not printed; `phasezoo.verify.verify` returns all." if more > 0 else ".")
+        )
+    typer.echo("no problems found")
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recipe.")],
+    out: Annotated[str, typer.Option(help="Directory to write the zoo to; must not exist or be empty.")],
+) -> None:
+    """Train every model of a recipe and write the zoo."""
+    from phasezoo.training.grid import train_grid
+    from phasezoo.training.recipes import recipe
+
+    manifest = train_grid(recipe(name), out)
+    typer.echo(f"wrote {manifest.tables['configs'].rows} models to {out}")
+
+
+def _rows(n: int) -> str:
+    return f"{n:,} rows" if n else "empty: no metrics computed yet"
+
+
+def _cells(table: pa.Table, names: list[str]) -> Sequence[Sequence[object]]:
+    from phasezoo.errors import ColumnNotFoundError, nearest
+
+    for name in names:
+        if name not in table.column_names:
+            raise ColumnNotFoundError(f"no column {name!r}. {nearest(name, table.column_names, limit=40)}")
+    return [[row[name] for name in names] for row in table.to_pylist()]
+
+
+def _print(rows: Sequence[Sequence[object]]) -> None:
+    """Print rows in aligned columns; numbers to the right."""
+    text = [[_text(value) for value in row] for row in rows]
+    widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
+    numeric = [all(isinstance(row[i], (int, float)) for row in rows[1:]) and len(rows) > 1 for i in range(len(widths))]
+    for row in text:
+        cells = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)]
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def main() -> None:
+    """Run the command; the entry point."""
+    try:
+        code = app(standalone_mode=False)
+    except IntegrityError as error:
+        _fail(1, str(error))
+    except (PhaseZooError, ValueError) as error:
+        _fail(2, str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(130, "interrupted")
+    except Exception as error:
+        # typer brings its own copy of click or uses the installed one, by version: know its errors by their method.
+        if not hasattr(error, "format_message"):
+            raise
+        if not sys.argv[1:]:
+            error.show()  # type: ignore[attr-defined]  # the help text
+            sys.exit(2)
+        _fail(2, f"{error.format_message().rstrip('.')}. See `phasezoo --help`.")
+    sys.exit(code or 0)
+
+
+def _fail(code: int, message: str) -> NoReturn:
+    typer.echo("phasezoo: " + " ".join(message.split()), err=True)
+    sys.exit(code)

@@ -1,0 +1,257 @@
+"""The tables of a zoo: read once, verified, and turned into rows, layouts and byte ranges."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from phasezoo.errors import (
+    ColumnNotFoundError,
+    EpochNotFoundError,
+    FilterError,
+    FormatError,
+    IntegrityError,
+    ModelNotFoundError,
+    TableNotFoundError,
+    nearest,
+)
+from phasezoo.layout import Layout
+from phasezoo.manifest import MANIFEST, Manifest
+from phasezoo.where import equals, parse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from phasezoo.source import Source
+
+# Columns without which a table cannot be used; a table may have more.
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "configs": ("model_id", "cell_id", "load", "temperature", "seed", "architecture", "architecture_config"),
+    "results": ("model_id", "epoch"),
+    "landscape": ("model_id", "cell_id", "epoch", "protocol"),
+    "checkpoints": ("model_id", "epoch", "shard", "offset", "nbytes", "sha256", "layout_id"),
+    "layouts": ("layout_id", "position", "name", "dtype", "shape", "offset", "nbytes"),
+    "digests": ("model_id", "epoch", "digests"),
+}
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where one checkpoint lies."""
+
+    shard: str
+    offset: int
+    nbytes: int
+    sha256: str
+    layout: Layout
+
+
+class Index:
+    """The tables of one zoo. Tables are read at first use and kept."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.manifest = Manifest.from_bytes(bytes(source.read(MANIFEST)), where=f"{source.url}/{MANIFEST}")
+        self._tables: dict[str, pa.Table] = {}
+        self._starts: dict[str, list[int]] = {}
+
+    def table(self, name: str) -> pa.Table:
+        """Return a table, ordered by model and epoch as `configs` is.
+
+        Raises:
+            TableNotFoundError: the zoo has no such table.
+            IntegrityError: the file is not the one that the manifest describes.
+            FormatError: the file lacks a column that the format requires.
+        """
+        if name not in self._tables:
+            if name not in self.manifest.tables:
+                raise TableNotFoundError(
+                    f"zoo {self.manifest.name!r} has no table {name!r}. {nearest(name, self.manifest.tables)}"
+                )
+            self._tables[name] = self._ordered(name, self._read(name))
+        return self._tables[name]
+
+    def _read(self, name: str) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        entry = self.manifest.tables[name]
+        where = f"{self.source.url}/{entry.path}"
+        data = self.source.read(entry.path)
+        found = hashlib.sha256(data).hexdigest()
+        if found != entry.sha256:
+            raise IntegrityError(
+                f"{where} is not the file that {MANIFEST} describes: {len(data)} bytes with sha256 {found[:12]}..., "
+                f"expected {entry.nbytes} with {entry.sha256[:12]}.... Copy the file again."
+            )
+        try:
+            table = pq.read_table(pa.BufferReader(pa.py_buffer(data)))
+        except (pa.ArrowException, OSError) as error:
+            raise FormatError(f"{where} is not a readable Parquet file: {error}") from None
+        missing = [c for c in REQUIRED.get(name, ()) if c not in table.column_names]
+        if missing or table.num_rows != entry.rows:
+            raise FormatError(
+                f"{where} has {table.num_rows} rows and lacks the columns {missing}; "
+                f"{MANIFEST} promises {entry.rows} rows. Rebuild the zoo with `phasezoo build`."
+            )
+        return table
+
+    def _ordered(self, name: str, table: pa.Table) -> pa.Table:
+        """Order rows by (model as in configs, epoch), so that a model's rows are one slice."""
+        import numpy as np
+        import pyarrow.compute as pc
+
+        if name in ("configs", "layouts", "landscape") or "model_id" not in table.column_names:
+            return table
+        ids = self.table("configs")["model_id"]
+        rank = pc.index_in(table["model_id"], value_set=ids.combine_chunks())
+        if rank.null_count:
+            stray = table.filter(pc.is_null(rank))["model_id"][0]
+            raise FormatError(f"table {name!r} has rows of model {stray}, which `configs` does not list.")
+        ranks = rank.to_numpy()
+        epochs = table["epoch"].to_numpy()
+        order = np.lexsort((epochs, ranks))
+        if not np.array_equal(order, np.arange(len(order))):
+            table, ranks = table.take(order), ranks[order]
+        self._starts[name] = np.searchsorted(ranks, np.arange(len(ids) + 1)).tolist()
+        return table
+
+    @cached_property
+    def _configs(self) -> list[dict[str, Any]]:
+        configs: list[dict[str, Any]] = self.table("configs").to_pylist()
+        return configs
+
+    def config(self, row: int) -> dict[str, Any]:
+        """Return a copy of a row of `configs`."""
+        return dict(self._configs[row])
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Row of each model in `configs`."""
+        ids = [config["model_id"] for config in self._configs]
+        rows = {model_id: i for i, model_id in enumerate(ids)}
+        if len(rows) != len(ids):
+            raise FormatError(f"zoo {self.manifest.name!r}: a model_id occurs twice in `configs`.")
+        return rows
+
+    def row(self, model_id: str) -> int:
+        """Return the row of a model in `configs`."""
+        try:
+            return self.rows[model_id]
+        except (KeyError, TypeError):
+            raise ModelNotFoundError(
+                f"no model {model_id!r} in zoo {self.manifest.name!r}. {nearest(model_id, self.rows)}"
+            ) from None
+
+    def span(self, name: str, row: int) -> tuple[int, int]:
+        """Return the first and one-past-last row that a model has in a table."""
+        self.table(name)
+        starts = self._starts[name]
+        return starts[row], starts[row + 1]
+
+    @cached_property
+    def layouts(self) -> dict[str, Layout]:
+        """All layouts of the zoo, checked against the offsets that the table states."""
+        import pyarrow.compute as pc
+
+        table = self.table("layouts")
+        order = pc.sort_indices(table, sort_keys=[("layout_id", "ascending"), ("position", "ascending")])
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in table.take(order).to_pylist():
+            groups.setdefault(row["layout_id"], []).append(row)
+        layouts = {}
+        for layout_id, rows in groups.items():
+            layout = Layout.of((r["name"], r["dtype"], r["shape"]) for r in rows)
+            stated = [(r["offset"], r["nbytes"]) for r in rows]
+            if stated != [(s.offset, s.nbytes) for s in layout.tensors] or layout.layout_id != layout_id:
+                raise FormatError(f"layout {layout_id} in table 'layouts' contradicts itself. Rebuild the zoo.")
+            layouts[layout_id] = layout
+        return layouts
+
+    def epochs(self, row: int) -> list[int]:
+        """Return the epochs at which a model has a checkpoint, ascending."""
+        start, stop = self.span("checkpoints", row)
+        result: list[int] = self._checkpoint_epochs[start:stop]
+        return result
+
+    @cached_property
+    def _checkpoint_epochs(self) -> list[int]:
+        epochs: list[int] = self.table("checkpoints")["epoch"].to_pylist()
+        return epochs
+
+    def checkpoint_row(self, row: int, epoch: int | str) -> int:
+        """Return the row in `checkpoints` of a model's epoch (a number, ``"first"`` or ``"last"``)."""
+        start, _ = self.span("checkpoints", row)
+        epochs = self.epochs(row)
+        wanted = {"first": epochs[0], "last": epochs[-1]}.get(str(epoch), epoch) if epochs else epoch
+        try:
+            return start + epochs.index(wanted)  # type: ignore[arg-type]
+        except ValueError:
+            model_id = self.table("configs")["model_id"][row]
+            exist = ", ".join(map(str, epochs)) or "none at all"
+            raise EpochNotFoundError(
+                f"model {str(model_id)!r} has no checkpoint at epoch {epoch!r}. "
+                f"It has checkpoints at: {exist}; 'first' and 'last' work too."
+            ) from None
+
+    def location(self, checkpoint_row: int) -> Location:
+        """Return where a checkpoint lies."""
+        table = self.table("checkpoints")
+        shard, offset, nbytes, sha256, layout_id = (
+            table[name][checkpoint_row].as_py() for name in ("shard", "offset", "nbytes", "sha256", "layout_id")
+        )
+        layout = self.layouts.get(layout_id)
+        if layout is None or layout.nbytes != nbytes:
+            raise FormatError(f"checkpoint in {shard} at {offset} names layout {layout_id}, which does not fit it.")
+        return Location(shard, offset, nbytes, sha256, layout)
+
+    def digests(self, checkpoint_row: int) -> bytes:
+        """Return the digests of a checkpoint's tensors, 8 bytes each, in layout order."""
+        result: bytes = self.table("digests")["digests"][checkpoint_row].as_py()
+        return result
+
+    @cached_property
+    def summary(self) -> pa.Table:
+        """`configs` with, for each model, the results of its last epoch appended."""
+        configs = self.table("configs")
+        if "results" not in self.manifest.tables:
+            return configs
+        import pyarrow as pa
+
+        results = self.table("results")
+        spans = [self.span("results", row) for row in range(configs.num_rows)]
+        last = results.take(pa.array([stop - 1 if stop > start else None for start, stop in spans], pa.int64()))
+        for name in results.column_names:
+            if name not in configs.column_names:
+                configs = configs.append_column(results.schema.field(name), last[name])
+        return configs
+
+    def match(self, condition: pc.Expression | str | None, columns: dict[str, Any]) -> list[int]:
+        """Return the rows of `configs` that satisfy a condition on `summary`.
+
+        Raises:
+            ColumnNotFoundError: the condition names a column that does not exist.
+            FilterError: a value does not fit its column.
+        """
+        import pyarrow as pa
+
+        summary = self.summary
+        expression = equals(columns, summary.column_names)
+        if isinstance(condition, str):
+            expression = expression & parse(condition, summary.column_names)
+        elif condition is not None:
+            expression = expression & condition
+        numbered = summary.append_column("__row__", pa.array(range(summary.num_rows), pa.int64()))
+        try:
+            return sorted(numbered.filter(expression)["__row__"].to_pylist())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            reason = str(error).splitlines()[0]
+            unknown = reason.partition("FieldRef.Name(")[2].partition(")")[0]
+            if unknown:
+                known = nearest(unknown, summary.column_names, limit=40)
+                raise ColumnNotFoundError(f"no column {unknown!r}. {known}") from None
+            types = ", ".join(f"{f.name} is {f.type}" for f in summary.schema if f.name in str(expression))
+            raise FilterError(f"the condition {expression} does not fit its columns ({types}): {reason}") from None

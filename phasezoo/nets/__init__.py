@@ -1,0 +1,49 @@
+"""Architectures, one a file, and `build`, which makes any of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from phasezoo.errors import ArchitectureError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+# architecture -> (module of this package, function or class in it)
+_ARCHITECTURES = {"mlp": ("mlp", "MLP")}
+
+
+def architectures() -> list[str]:
+    """Return the names that `build` takes.
+
+    >>> "mlp" in architectures()
+    True
+    """
+    return list(_ARCHITECTURES)
+
+
+def build(architecture: str, *, device: str | torch.device | None = None, **config: Any) -> torch.nn.Module:
+    """Build a network with fresh weights.
+
+    Args:
+        architecture: a name that `architectures` returns.
+        device: where to build it; ``"meta"`` allocates nothing.
+        **config: arguments of the architecture, as in the column `architecture_config`.
+
+    Raises:
+        ArchitectureError: unknown architecture or arguments that do not fit it.
+
+    >>> build("mlp", in_features=64, width=8, depth=2, out_features=10)
+    MLP(64-8-8-10, relu)
+    """
+    from importlib import import_module
+
+    if architecture not in _ARCHITECTURES:
+        raise ArchitectureError(f"no architecture {architecture!r}. {nearest(architecture, _ARCHITECTURES)}")
+    module, name = _ARCHITECTURES[architecture]
+    make = getattr(import_module(f"phasezoo.nets.{module}"), name)
+    try:
+        net: torch.nn.Module = make(device=device, **config)
+    except TypeError as error:
+        raise ArchitectureError(f"cannot build {architecture!r} from {config}: {error}.") from None
+    return net

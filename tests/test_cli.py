@@ -1,0 +1,74 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phasezoo import load
+
+
+def phasezoo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from phasezoo.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_list_and_info() -> None:
+    assert "mlp-digits" in phasezoo("list").stdout
+    info = phasezoo("info", "mlp-digits").stdout
+    for fact in ("264", "0.005, 0.01", "empty: no metrics computed yet", "MIT", "unit death"):
+        assert fact in info
+
+
+def test_show_filters_sorts_and_limits() -> None:
+    result = phasezoo(
+        "show", "mlp-digits", "--where", "width <= 8 and test_acc > 0.9", "--sort=-test_acc", "--limit", "3"
+    )
+    header, *rows, count = result.stdout.splitlines()
+    assert header.split()[:3] == ["model_id", "width", "lr"]
+    accuracies = [float(row.split()[-1]) for row in rows]
+    assert len(rows) == 3
+    assert accuracies == sorted(accuracies, reverse=True)
+    good = load("mlp-digits").filter("width <= 8 and test_acc > 0.9")
+    assert count == f"3 of {len(good)} models (264 in the zoo)"
+
+
+def test_show_prints_the_columns_asked_for() -> None:
+    result = phasezoo("show", "mlp-digits", "--columns", "seed,model_id", "--limit", "1")
+    assert result.stdout.splitlines()[:2] == ["seed  model_id", " 100  w2-lr0.005-s100"]
+
+
+def test_verify_says_what_it_read_and_what_is_wrong(small, tmp_path: Path) -> None:
+    path = small()
+    good = phasezoo("verify", str(path))
+    assert (good.returncode, good.stdout.splitlines()[-1]) == (0, "no problems found")
+    shard = next((path / "shards").rglob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    bad = phasezoo("verify", str(path))
+    assert bad.returncode == 1
+    assert shard.parent.name in bad.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "mlp-digit"], "Did you mean 'mlp-digits'"),
+        (["show", "mlp-digits", "--where", "widht<8"], "Did you mean 'width'"),
+        (["show", "mlp-digits", "--columns", "widht"], "Did you mean 'width'"),
+        (["show", "mlp-digits", "--limit", "x"], "--limit"),
+        (["show"], "ZOO"),
+        (["shwo"], "shwo"),
+        (["train", "mlp-digit", "--out", "x"], "Did you mean 'mlp-digits'"),
+        (["train", "mlp-digits", "--out", str(Path(__file__).parent)], "not an empty directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exits_with_two(arguments: list[str], message: str) -> None:
+    result = phasezoo(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("phasezoo: ")
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == ""

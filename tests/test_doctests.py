@@ -1,0 +1,79 @@
+"""Every example in a docstring, and every block of the README, runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HOMES = {"phasezoo": "phasezoo", "builders": "phasezoo.builders", "training": "phasezoo.training"}
+README = (ROOT / "README.md").read_text()
+
+
+def module_names() -> list[str]:
+    names = []
+    for folder, package in HOMES.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            names.append(".".join((package, *(part for part in parts if part != "__init__"))))
+    return names
+
+
+@pytest.mark.parametrize("name", module_names())
+def test_examples_in_docstrings(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_python_blocks_of_the_readme_give_the_output_that_it_shows(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    assert blocks("python")
+    for i, block in enumerate(blocks("python")):
+        test = doctest.DocTestParser().get_doctest(block, names, f"README block {i}", "README.md", 0)
+        assert test.examples, "a block without a prompt would not be checked"
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+        assert runner.run(test, clear_globs=False).failed == 0
+        names = test.globs
+
+
+def test_console_blocks_of_the_readme_give_the_output_that_it_shows() -> None:
+    shown = [block for block in blocks("console") if block.startswith("$ phasezoo")]
+    assert shown
+    for block in shown:
+        for command, expected in re.findall(r"^\$ phasezoo (.*)\n((?:[^$\n].*\n?)*)", block, flags=re.MULTILINE):
+            code = "import sys, shlex; sys.argv[1:] = shlex.split(sys.argv[1]); from phasezoo.cli import main; main()"
+            result = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=False)
+            assert result.stdout.split() == expected.split(), command
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"(?:^|`)make (\w[\w-]*)", README, flags=re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "examples").glob("*.py"))])
+def test_examples_run(name: str, tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, ROOT / "examples" / name], cwd=tmp_path, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr.decode()
+
+
+@pytest.mark.parametrize("name", [p.name for p in sorted((ROOT / "benchmarks").glob("*.py")) if p.name != "timing.py"])
+def test_benchmarks_run_small(name: str) -> None:
+    script = ROOT / "benchmarks" / name
+    result = subprocess.run([sys.executable, script, "--small"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "x   (" in result.stdout

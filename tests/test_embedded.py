@@ -1,0 +1,91 @@
+"""The zoo that comes with the package: really trained, and small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import phasezoo
+from phasezoo.training.data import load_data
+from phasezoo.training.grid import train_grid
+from phasezoo.training.recipes import names, recipe
+
+
+def test_recorded_accuracy_is_what_every_model_has(zoo: phasezoo.Zoo) -> None:
+    test = load_data(zoo.manifest.dataset).test
+    for model in zoo:
+        ckpt = model.checkpoint("last")
+        with torch.no_grad():
+            accuracy = (ckpt.module()(test.x).argmax(-1) == test.y).double().mean().item()
+        assert accuracy == pytest.approx(ckpt.metrics["test_acc"], abs=1e-6), model.id
+
+
+def test_recorded_losses_are_what_the_stored_checkpoints_have(zoo: phasezoo.Zoo) -> None:
+    data = load_data("digits")
+    for ckpt in (c for model in zoo.sample(20, seed=0) for c in model.checkpoints()):
+        with torch.no_grad():
+            for split, part in (("train", data.train), ("test", data.test)):
+                loss = torch.nn.functional.cross_entropy(ckpt.module()(part.x), part.y).item()
+                assert loss == pytest.approx(ckpt.metrics[f"{split}_loss"], rel=1e-5)
+
+
+def test_the_grid_is_complete(zoo: phasezoo.Zoo) -> None:
+    manifest = zoo.manifest
+    cells = {(m.config["load"], m.config["temperature"], m.config["seed"]) for m in zoo}
+    assert cells == {
+        (w, lr, s) for w in manifest.load.values for lr in manifest.temperature.values for s in (100, 101, 102)
+    }
+    assert all(model.epochs == [0, 10, 50, 150] for model in zoo)
+    assert zoo.table("results").num_rows == 264 * 151
+
+
+def test_it_ships_in_at_most_ten_megabytes(embedded_path: Path) -> None:
+    assert sum(p.stat().st_size for p in embedded_path.rglob("*") if p.is_file()) <= 10e6
+
+
+def test_the_card_names_its_weak_points(embedded_path: Path) -> None:
+    card = (embedded_path / "README.md").read_text()
+    for word in ("unit death", "matter of degree", "did not reproduce", "budget"):
+        assert word in card
+
+
+def tiny_recipe():
+    whole = recipe("mlp-digits")
+    return whole.model_copy(
+        update={
+            "load": whole.load.model_copy(update={"values": (3, 8)}),
+            "temperature": whole.temperature.model_copy(update={"values": (0.02, 0.1)}),
+            "epochs": 2,
+            "checkpoint_epochs": (0, 1, 2),
+        }
+    )
+
+
+def test_a_recipe_gives_the_same_zoo_twice_and_the_one_that_ships(zoo: phasezoo.Zoo, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train_grid(tiny_recipe(), tmp_path / name)
+    for file in (p for p in (tmp_path / "a").rglob("*") if p.is_file()):
+        assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
+    again = phasezoo.load(tmp_path / "a")
+    assert len(again) == 12
+    for model in again:
+        first, shipped = model.checkpoint(0).state_dict(), zoo[model.id].checkpoint(0).state_dict()
+        assert all(torch.equal(first[name], shipped[name]) for name in shipped)
+        ours, theirs = model.results.to_pydict(), zoo[model.id].results.to_pydict()
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"][:3], rel=1e-3)
+
+
+def test_every_recipe_loads() -> None:
+    assert [recipe(name).name for name in names()] == names()
+
+
+@pytest.mark.slow
+def test_the_command_regenerates_the_whole_zoo(zoo: phasezoo.Zoo, tmp_path: Path) -> None:
+    train_grid(recipe("mlp-digits"), tmp_path / "zoo")
+    again = phasezoo.load(tmp_path / "zoo")
+    assert again.table("configs").equals(zoo.table("configs"))
+    # Chaos amplifies the last bit between machines: networks differ, populations do not.
+    ours, theirs = (z.filter("width >= 12").summary.to_pandas()["test_acc"] for z in (again, zoo))
+    assert abs(ours.mean() - theirs.mean()) < 0.005

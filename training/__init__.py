@@ -1,0 +1,1 @@
+"""Train zoos and measure them."""
