@@ -9,8 +9,11 @@ from phasezoo.errors import ArchitectureError, nearest
 if TYPE_CHECKING:
     import torch
 
-# architecture -> (module of this package, function or class in it)
-_ARCHITECTURES = {"mlp": ("mlp", "MLP")}
+# architecture -> (module of this package, function or class in it, arguments that the name implies)
+_ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "mlp": ("mlp", "MLP", {}),
+    **{f"resnet{depth}": ("resnet", "ResNet", {"depth": depth}) for depth in (18, 34, 50, 101, 152)},
+}
 
 
 def architectures() -> list[str]:
@@ -35,15 +38,17 @@ def build(architecture: str, *, device: str | torch.device | None = None, **conf
 
     >>> build("mlp", in_features=64, width=8, depth=2, out_features=10)
     MLP(64-8-8-10, relu)
+    >>> build("resnet18", width=8, num_classes=10, device="meta")
+    ResNet(18, width 8, 3 -> 10)
     """
     from importlib import import_module
 
     if architecture not in _ARCHITECTURES:
         raise ArchitectureError(f"no architecture {architecture!r}. {nearest(architecture, _ARCHITECTURES)}")
-    module, name = _ARCHITECTURES[architecture]
+    module, name, implied = _ARCHITECTURES[architecture]
     make = getattr(import_module(f"phasezoo.nets.{module}"), name)
     try:
-        net: torch.nn.Module = make(device=device, **config)
+        net: torch.nn.Module = make(device=device, **implied, **config)
     except TypeError as error:
         raise ArchitectureError(f"cannot build {architecture!r} from {config}: {error}.") from None
     return net
