@@ -1,87 +1,20 @@
-"""Write the tables and the manifest of a zoo."""
+"""Write a whole zoo: shards, tables, card and manifest."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from phasezoo.builders.card import write_card
 from phasezoo.builders.pack import Packed, Run, pack
 from phasezoo.errors import FormatError, WriteError
 from phasezoo.index import REQUIRED
 from phasezoo.layout import Layout
-from phasezoo.manifest import MANIFEST, Manifest, Shard, Table
-
-# column -> (Arrow type, unit or None, description); a table may have more columns, which describe themselves.
-COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
-    "model_id": (pa.string(), None, "id of the model"),
-    "cell_id": (pa.string(), None, "id of the grid cell (load x temperature) that the model belongs to"),
-    "trial_name": (pa.string(), None, "name of the trial in the raw zoo"),
-    "load": (pa.float64(), None, "value on the load axis"),
-    "temperature": (pa.float64(), None, "value on the temperature axis"),
-    "seed": (pa.int64(), None, "seed of initialisation and data order"),
-    "width": (pa.int64(), None, "model width"),
-    "lr": (pa.float64(), None, "learning rate (the maximum, where it is scheduled)"),
-    "momentum": (pa.float64(), None, "momentum of the optimiser"),
-    "weight_decay": (pa.float64(), None, "weight decay, on all parameters"),
-    "optimizer": (pa.string(), None, "optimiser"),
-    "batch_size": (pa.int64(), "samples", "nominal batch size: samples per update"),
-    "micro_batch_size": (pa.int64(), "samples", "samples per forward pass"),
-    "accumulation_steps": (pa.int64(), None, "micro-batches per update"),
-    "dataset": (pa.string(), None, "data set the model was trained on"),
-    "architecture": (pa.string(), None, "name that phasezoo.nets.build takes"),
-    "architecture_config": (pa.string(), None, "arguments of phasezoo.nets.build, as JSON"),
-    "n_params": (pa.int64(), None, "trainable parameters"),
-    "topology_id": (pa.string(), None, "models with one topology_id can be stacked"),
-    "source": (pa.string(), None, "where the model comes from"),
-    "epoch": (pa.int64(), "epochs", "epochs of training done; 0 is the initial network"),
-    "train_loss": (pa.float64(), "nats", "mean cross-entropy on the training set"),
-    "train_acc": (pa.float64(), "fraction", "accuracy on the training set"),
-    "test_loss": (pa.float64(), "nats", "mean cross-entropy on the test set"),
-    "test_acc": (pa.float64(), "fraction", "accuracy on the test set"),
-    "protocol": (pa.string(), None, "every setting that changes the metrics of the row"),
-    "shard": (pa.string(), None, "file with the weights"),
-    "offset": (
-        pa.int64(),
-        "bytes",
-        "first byte: of a checkpoint in its shard, of a tensor in its checkpoint",
-    ),
-    "nbytes": (pa.int64(), "bytes", "length"),
-    "sha256": (pa.string(), None, "hash of the checkpoint's bytes"),
-    "layout_id": (pa.string(), None, "layout of the checkpoint in the table layouts"),
-    "position": (pa.int64(), None, "position of the tensor in the state dict"),
-    "name": (pa.string(), None, "name of the tensor"),
-    "dtype": (pa.string(), None, "safetensors code of the element type"),
-    "shape": (pa.list_(pa.int64()), None, "shape of the tensor"),
-    "digests": (pa.binary(), None, "64-bit blake2b digest of each tensor, in layout order"),
-}
-
-
-def field(name: str) -> pa.Field:
-    """Return the Arrow field of a standard column, with unit and description as metadata.
-
-    >>> field("train_acc").metadata[b"unit"]
-    b'fraction'
-    """
-    kind, unit, description = COLUMNS[name]
-    return describe(pa.field(name, kind), unit=unit, description=description)
-
-
-def describe(plain: pa.Field, *, unit: str | None, description: str) -> pa.Field:
-    """Attach unit and description to an Arrow field."""
-    return plain.with_metadata({"description": description, **({"unit": unit} if unit else {})})
-
-
-def from_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Table:
-    """Make a table of standard columns from rows."""
-    return pa.Table.from_pylist(list(rows), schema=pa.schema([field(name) for name in columns]))
+from phasezoo.manifest import Manifest, Shard
+from phasezoo.tables import from_rows, staged, write_tables
 
 
 def index_tables(packed: Sequence[Packed], order: Mapping[str, int]) -> dict[str, pa.Table]:
@@ -148,6 +81,7 @@ def write_zoo(
     results: pa.Table,
     landscape: pa.Table | None = None,
     runs: Sequence[Run] = (),
+    extra: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a whole zoo: shards, tables, card, and the manifest last.
 
@@ -160,42 +94,34 @@ def write_zoo(
         results: one row per model and epoch.
         landscape: metrics; an empty table if there are none yet.
         runs: the checkpoints.
+        extra: further files beside the manifest, by name.
 
     Raises:
         WriteError: the directory exists and is not empty, or cannot be written.
         FormatError: a table lacks a required column.
     """
     out = vacant(out)
-    staging = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
-        (staging / "tables").mkdir(parents=True)
-        packed = pack(runs, staging)
-        order = {model_id: i for i, model_id in enumerate(configs["model_id"].to_pylist())}
-        tables = {
-            "configs": configs,
-            "results": results,
-            "landscape": from_rows([], REQUIRED["landscape"]) if landscape is None else landscape,
-            **(index_tables(packed, order) if runs else {}),
-        }
-        manifest = draft.model_copy(
-            update={
-                "tables": {name: write_table(name, table, staging) for name, table in tables.items()},
-                "shards": tuple(
-                    Shard(path=path, nbytes=f.nbytes, sha256=f.sha256, n_tensors=f.n_tensors) for path, f in packed
-                ),
+        with staged(out) as staging:
+            packed = pack(runs, staging)
+            order = {model_id: i for i, model_id in enumerate(configs["model_id"].to_pylist())}
+            tables = {
+                "configs": configs,
+                "results": results,
+                "landscape": from_rows([], REQUIRED["landscape"]) if landscape is None else landscape,
+                **(index_tables(packed, order) if runs else {}),
             }
-        )
-        write_card(manifest, tables, staging)
-        (staging / MANIFEST).write_bytes(manifest.to_bytes())
-        if out.exists():
-            out.rmdir()
-        os.replace(staging, out)
+            shards = tuple(
+                Shard(path=path, nbytes=f.nbytes, sha256=f.sha256, n_tensors=f.n_tensors) for path, f in packed
+            )
+            for name, data in (extra or {}).items():
+                (staging / name).write_bytes(data)
+            manifest = write_tables(staging, draft.model_copy(update={"shards": shards}), tables)
+            write_card(manifest, tables, staging)
     except OSError as error:
         if isinstance(error, WriteError) or not error.strerror:
             raise
         raise WriteError(f"cannot write the zoo to {out}: {error.strerror}. Nothing was left behind.") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return manifest
 
 
@@ -209,20 +135,3 @@ def vacant(out: str | Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WriteError(f"{out} exists and is not an empty directory. Give another place, or remove it first.")
     return out
-
-
-def write_table(name: str, table: pa.Table, out: Path) -> Table:
-    """Write ``tables/<name>.parquet``, deterministically, and return its entry for the manifest."""
-    missing = [column for column in REQUIRED.get(name, ()) if column not in table.column_names]
-    if missing:
-        raise FormatError(f"table {name!r} lacks the columns {missing}.")
-    path = f"tables/{name}.parquet"
-    floats = [f.name for f in table.schema if pa.types.is_floating(f.type)]
-    others = [f.name for f in table.schema if f.name not in floats and not pa.types.is_nested(f.type)]
-    with pq.ParquetWriter(
-        out / path, table.schema, compression="zstd", use_dictionary=others, use_byte_stream_split=floats
-    ) as writer:
-        if table.num_rows:  # `datasets` cannot read a row group without rows
-            writer.write_table(table)
-    data = (out / path).read_bytes()
-    return Table(path=path, nbytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows)

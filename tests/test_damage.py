@@ -14,9 +14,10 @@ import pytest
 import phasezoo
 from phasezoo import checkpoint
 from phasezoo.builders.pack import Run
-from phasezoo.builders.tables import index_tables, write_table, write_zoo
+from phasezoo.builders.tables import index_tables, write_zoo
 from phasezoo.errors import FormatError, IntegrityError, MissingFileError, WriteError, ZooNotFoundError
 from phasezoo.layout import Layout
+from phasezoo.tables import write_table
 from phasezoo.verify import verify
 from tests.conftest import draft, weights
 

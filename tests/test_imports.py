@@ -15,11 +15,12 @@ HEAVY = ["torch", "datasets", "pyarrow", "pandas", "numpy", "fsspec", "huggingfa
 # A module imports only from lines above its own (modules of one line do not import each other).
 ORDER = [
     ["errors"],
-    ["settings", "progress", "manifest", "layout"],
+    ["settings", "progress", "report", "manifest", "layout"],
     ["source"],
     ["cache"],
     ["shard", "where"],
     ["index"],
+    ["tables"],
     ["phases"],
     ["nets.layer"],
     ["nets.resnet", "nets.vit", "nets.gpt2", "nets.mlp"],
@@ -27,6 +28,8 @@ ORDER = [
     ["checkpoint"],
     ["model"],
     ["registry"],
+    ["summary"],
+    ["published"],
     ["zoo", "plot"],
     ["weights"],
     ["load", "explorer", "verify"],

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from phasezoo.builders.pack import Run
-from phasezoo.builders.tables import from_rows, vacant, write_zoo
+from phasezoo.builders.tables import vacant, write_zoo
 from phasezoo.layout import Layout
 from phasezoo.manifest import Manifest, Provenance
 from phasezoo.progress import bar
+from phasezoo.tables import from_rows
 from phasezoo.training.data import Data, load_data
 from phasezoo.training.population import Epoch, Member, train
 from phasezoo.training.recipes import Recipe
