@@ -32,6 +32,7 @@ lint: $(VENV)/.stamp
 bench: $(VENV)/.stamp
 	$(PY) benchmarks/access.py
 	$(PY) benchmarks/population.py
+	$(PY) benchmarks/summary.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

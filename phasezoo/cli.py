@@ -16,6 +16,8 @@ except ImportError:
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from phasezoo.zoo import Zoo
+
 app = typer.Typer(
     help="Zoos of trained neural networks on phase transitions.",
     no_args_is_help=True,
@@ -35,7 +37,7 @@ def list_command() -> None:
     _print(
         [
             ["name", "models", "source", "title"],
-            *([z.name, z.models, z.source, z.title] for z in ZOOS.values()),
+            *([z.name, z.models, z.source, z.title] for z in ZOOS.values() if z.variant_of is None),
         ]
     )
 
@@ -59,10 +61,13 @@ def info(zoo: ZooArgument) -> None:
         *([f"table {name}", _rows(table.rows)] for name, table in manifest.tables.items()),
         [
             "weights",
-            f"{opened.nbytes / 1e6:,.1f} MB in {len(manifest.shards)} shards" if manifest.shards else "none",
+            f"{opened.nbytes / 1e6:,.1f} MB in {len(manifest.shards)} shards"
+            if manifest.shards
+            else "none: not among the published files",
         ],
         ["made", f"{manifest.provenance.method}, {manifest.provenance.source}"],
         ["licence", manifest.license],
+        *_findings(opened),
     ]
     _print(facts)
     for note in manifest.provenance.notes:
@@ -129,6 +134,20 @@ def train(
 
     manifest = train_grid(recipe(name), out)
     typer.echo(f"wrote {manifest.tables['configs'].rows} models to {out}")
+
+
+def _findings(zoo: Zoo) -> list[list[str]]:
+    """Say what the build report lists, if the zoo has one on this machine."""
+    import json
+
+    from phasezoo.report import REPORT
+
+    path = zoo._index.source.local(REPORT)
+    if path is None or not path.is_file():
+        return []
+    kinds = json.loads(path.read_bytes())["findings_by_kind"]
+    found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no findings"
+    return [["build report", f"{found} ({path})"]]
 
 
 def _rows(n: int) -> str:

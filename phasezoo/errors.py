@@ -34,6 +34,18 @@ class IntegrityError(PhaseZooError, OSError):
     """The bytes that were read are not the bytes that were written."""
 
 
+class SourceError(PhaseZooError, ConnectionError):
+    """A remote file could not be read."""
+
+
+class SourceNotSupportedError(PhaseZooError, NotImplementedError):
+    """A kind of place that this release cannot open yet."""
+
+
+class WeightsUnavailableError(PhaseZooError, FileNotFoundError):
+    """The zoo has tables only: its weights are not among its files."""
+
+
 class WriteError(PhaseZooError, OSError):
     """A zoo or file could not be written."""
 

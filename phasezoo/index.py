@@ -15,6 +15,7 @@ from phasezoo.errors import (
     IntegrityError,
     ModelNotFoundError,
     TableNotFoundError,
+    WeightsUnavailableError,
     nearest,
 )
 from phasezoo.layout import Layout
@@ -22,8 +23,10 @@ from phasezoo.manifest import MANIFEST, Manifest
 from phasezoo.where import equals, parse
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
+    from numpy.typing import NDArray
 
     from phasezoo.source import Source
 
@@ -36,6 +39,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "layouts": ("layout_id", "position", "name", "dtype", "shape", "offset", "nbytes"),
     "digests": ("model_id", "epoch", "digests"),
 }
+# Tables of the weights; a zoo of tables only has none of them.
+WEIGHTS = ("checkpoints", "layouts", "digests")
 
 
 @dataclass(frozen=True)
@@ -63,16 +68,32 @@ class Index:
 
         Raises:
             TableNotFoundError: the zoo has no such table.
+            WeightsUnavailableError: it is a table of the weights, and the zoo has none.
             IntegrityError: the file is not the one that the manifest describes.
             FormatError: the file lacks a column that the format requires.
         """
         if name not in self._tables:
             if name not in self.manifest.tables:
+                if name in WEIGHTS:
+                    raise self._no_weights()
                 raise TableNotFoundError(
                     f"zoo {self.manifest.name!r} has no table {name!r}. {nearest(name, self.manifest.tables)}"
                 )
             self._tables[name] = self._ordered(name, self._read(name))
         return self._tables[name]
+
+    @property
+    def has_weights(self) -> bool:
+        """Are there weights, or tables only?"""
+        return "checkpoints" in self.manifest.tables
+
+    def _no_weights(self) -> WeightsUnavailableError:
+        name = self.manifest.name
+        return WeightsUnavailableError(
+            f"zoo {name!r} has tables only: its weights are not published as files that can be fetched. Three ways on: "
+            f"build it from a raw copy (`phasezoo build SOURCE OUT --zoo {name}`), load a copy with weights from its "
+            f"directory, a mirror or the Hub (PHASEZOO_HUB), or regenerate it (`phasezoo train {name}`)."
+        )
 
     def _read(self, name: str) -> pa.Table:
         import pyarrow as pa
@@ -88,7 +109,8 @@ class Index:
                 f"expected {entry.nbytes} with {entry.sha256[:12]}.... Copy the file again."
             )
         try:
-            table = pq.read_table(pa.BufferReader(pa.py_buffer(data)))
+            # Not read_table: it imports pyarrow.dataset, and with it pandas, for 0.15 s.
+            table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))).read()
         except (pa.ArrowException, OSError) as error:
             raise FormatError(f"{where} is not a readable Parquet file: {error}") from None
         missing = [c for c in REQUIRED.get(name, ()) if c not in table.column_names]
@@ -111,8 +133,9 @@ class Index:
         if rank.null_count:
             stray = table.filter(pc.is_null(rank))["model_id"][0]
             raise FormatError(f"table {name!r} has rows of model {stray}, which `configs` does not list.")
-        ranks = rank.to_numpy()
-        epochs = table["epoch"].to_numpy()
+        if table["epoch"].null_count:
+            raise FormatError(f"table {name!r} has rows without an epoch. Rebuild the zoo with `phasezoo build`.")
+        ranks, epochs = _numbers(rank), _numbers(table["epoch"])
         order = np.lexsort((epochs, ranks))
         if not np.array_equal(order, np.arange(len(order))):
             table, ranks = table.take(order), ranks[order]
@@ -172,7 +195,9 @@ class Index:
         return layouts
 
     def epochs(self, row: int) -> list[int]:
-        """Return the epochs at which a model has a checkpoint, ascending."""
+        """Return the epochs at which a model has a checkpoint, ascending; none in a zoo of tables only."""
+        if not self.has_weights:
+            return []
         start, stop = self.span("checkpoints", row)
         result: list[int] = self._checkpoint_epochs[start:stop]
         return result
@@ -255,3 +280,10 @@ class Index:
                 raise ColumnNotFoundError(f"no column {unknown!r}. {known}") from None
             types = ", ".join(f"{f.name} is {f.type}" for f in summary.schema if f.name in str(expression))
             raise FilterError(f"the condition {expression} does not fit its columns ({types}): {reason}") from None
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return integers without nulls as numpy; `to_numpy` would import pandas, for 0.15 s."""
+    import numpy as np
+
+    return np.concatenate([np.empty(0, np.int64), *(np.from_dlpack(chunk) for chunk in column.chunks)])

@@ -65,6 +65,7 @@ class Model:
 
         Raises:
             EpochNotFoundError: there is no checkpoint at that epoch.
+            WeightsUnavailableError: the zoo has tables only.
         """
         row = self._index.checkpoint_row(self._row, epoch)
         number = self.epochs[row - self._index.span("checkpoints", self._row)[0]]
@@ -79,7 +80,12 @@ class Model:
         )
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Yield the checkpoints in the order of their epochs."""
+        """Yield the checkpoints in the order of their epochs.
+
+        Raises:
+            WeightsUnavailableError: the zoo has tables only.
+        """
+        self._index.table("checkpoints")
         return (self.checkpoint(epoch) for epoch in self.epochs)
 
     def trajectory(self, name: str, *, epochs: Sequence[int] | None = None) -> torch.Tensor:
@@ -89,12 +95,16 @@ class Model:
             name: name of the tensor.
             epochs: which epochs; all by default.
 
+        Raises:
+            WeightsUnavailableError: the zoo has tables only.
+
         >>> import phasezoo
         >>> phasezoo.load("mlp-digits")["w8-lr0.03-s100"].trajectory("layers.2.bias").shape
         torch.Size([4, 10])
         """
         import torch
 
+        self._index.table("checkpoints")
         wanted = self.epochs if epochs is None else epochs
         rows = [self._index.checkpoint_row(self._row, epoch) for epoch in wanted]
         places = [self._index.location(row) for row in rows]

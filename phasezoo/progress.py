@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def bar(description: str, *, total: int, unit: str) -> tqdm[None]:
+def bar(description: str, *, total: int | None, unit: str) -> tqdm[None]:
     """Open the progress bar of one user call.
 
     Args:
         description: what is going on, in two or three words.
-        total: how many units the whole call has.
+        total: how many units the whole call has; None if that is not known.
         unit: the unit, ``"B"`` for bytes (scaled to kB, MB, ...).
 
     Returns:

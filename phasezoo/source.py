@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from phasezoo.errors import IntegrityError, MissingFileError, ZooNotFoundError
+from phasezoo import settings
+from phasezoo.errors import (
+    IntegrityError,
+    MissingFileError,
+    PhaseZooError,
+    SourceError,
+    WriteError,
+    ZooNotFoundError,
+)
 from phasezoo.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+TRIES = 3  # per download
+PAUSE = 0.5  # seconds before the second try; doubled before each further one
+LONGEST_PAUSE = 20.0  # whatever a server's Retry-After says
+TIMEOUT = 30.0  # seconds without a byte
 
 
 class Source(Protocol):
@@ -95,3 +114,122 @@ class LocalSource:
             f"cannot read {self.url}/{path}, which {MANIFEST} names: {error.strerror}. "
             "Copy the zoo again; `phasezoo verify` lists all missing files."
         )
+
+
+def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return the directory for downloads and indexes: the argument, else ``PHASEZOO_CACHE``, else the Hub's assets."""
+    place = cache_dir or settings.cache()
+    if place is None:
+        from huggingface_hub import cached_assets_path
+
+        return cached_assets_path("phasezoo")
+    return Path(place).expanduser().absolute()
+
+
+def partial(path: Path) -> Path:
+    """Return a name beside `path` for what is not complete yet; no other process or thread uses it."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
+
+
+def download(url: str, to: Path, *, nbytes: int | None = None) -> None:
+    """Fetch a whole file; it appears under its name only when all of its bytes are there.
+
+    Args:
+        url: http or https address.
+        to: where to put the file.
+        nbytes: the size that the file must have, if that is known.
+
+    Raises:
+        ZooNotFoundError: the server has no such file.
+        SourceError: the server cannot be reached, refuses, or stops before the end.
+        IntegrityError: the file does not have `nbytes` bytes.
+        WriteError: the file cannot be written.
+    """
+    import http.client
+    import urllib.error
+
+    failure, pause = "", PAUSE
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(pause)
+            pause *= 2
+        try:
+            return _download_once(url, to, nbytes)
+        except urllib.error.HTTPError as error:
+            failure = f"the server answers {error.code} {error.reason}"
+            if error.code in (404, 410):
+                raise ZooNotFoundError(f"no file at {url}: {failure}. Check PHASEZOO_MIRROR if it is set.") from None
+            if error.code < 500 and error.code not in (408, 429):
+                break
+            pause = _retry_after(error.headers.get("Retry-After"), pause)
+        except PhaseZooError:
+            raise
+        except ValueError as error:
+            failure = str(error)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            failure = str(getattr(error, "reason", "") or error) or type(error).__name__
+    raise SourceError(
+        f"cannot download {url}: {failure}. Nothing was kept. Check the network and the proxy settings; "
+        "PHASEZOO_MIRROR names another server, and what is in the cache opens without one."
+    )
+
+
+def _download_once(url: str, to: Path, nbytes: int | None) -> None:
+    import http.client
+    import urllib.request
+
+    from phasezoo.progress import bar
+
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("only http and https addresses can be downloaded")
+    # No compression: the length of the answer is then the length of the file.
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "phasezoo"})
+    temporary = partial(to)
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        length = response.headers.get("Content-Length")
+        promised = int(length) if length else nbytes
+        if nbytes is not None and promised != nbytes:
+            raise _wrong_size(url, promised, nbytes)
+        got = 0
+        try:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file, bar(f"fetching {to.name}", total=promised, unit="B") as progress:
+                while chunk := _read_chunk(response):
+                    file.write(chunk)
+                    got += len(chunk)
+                    progress.update(len(chunk))
+            if promised is not None and got < promised:
+                raise http.client.HTTPException(f"{got:,} of {promised:,} bytes arrived")
+            if promised is not None and got > promised:
+                raise _wrong_size(url, got, promised)
+            os.replace(temporary, to)
+        except OSError as error:
+            if isinstance(error, PhaseZooError):
+                raise
+            raise WriteError(f"cannot write {to}: {error.strerror}. PHASEZOO_CACHE names another place.") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _read_chunk(response: HTTPResponse) -> bytes:
+    import http.client
+
+    try:
+        return response.read(1 << 18)
+    except OSError as error:  # of the network, not of the disk that the chunk goes to
+        raise http.client.HTTPException(str(error) or type(error).__name__) from None
+
+
+def _wrong_size(url: str, got: int | None, nbytes: int) -> IntegrityError:
+    return IntegrityError(
+        f"{url} has {got or 0:,} bytes where {nbytes:,} were expected: it is not the published file, "
+        "and nothing was kept. Check PHASEZOO_MIRROR and the proxy settings."
+    )
+
+
+def _retry_after(header: str | None, default: float) -> float:
+    try:
+        return min(float(header or default), LONGEST_PAUSE)
+    except ValueError:  # a date
+        return default

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from phasezoo.errors import FormatError
 from phasezoo.index import REQUIRED
 from phasezoo.manifest import MANIFEST, Manifest, Table
+from phasezoo.source import partial
 
 # column -> (Arrow type, unit or None, description); a table may have more columns, which describe themselves.
 COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
@@ -151,7 +151,7 @@ def staged(out: Path) -> Iterator[Path]:
     Args:
         out: where the directory shall be; may exist if it is empty.
     """
-    staging = out.with_name(f".{out.name}.partial-{os.getpid()}-{threading.get_ident()}")
+    staging = partial(out)
     try:
         staging.mkdir(parents=True)
         yield staging

@@ -115,7 +115,9 @@ class Zoo:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that reading every checkpoint of this view would take."""
+        """Bytes that reading every checkpoint of this view would take; 0 for a zoo of tables only."""
+        if not self._index.has_weights:
+            return 0
         import pyarrow.compute as pc
 
         return pc.sum(self.table("checkpoints")["nbytes"]).as_py() or 0

@@ -28,6 +28,8 @@ ORDER = [
     ["checkpoint"],
     ["model"],
     ["registry"],
+    ["cells"],
+    ["trials"],
     ["summary"],
     ["published"],
     ["zoo", "plot"],

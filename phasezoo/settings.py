@@ -1,0 +1,34 @@
+"""Environment switches, read when asked, not at import."""
+
+from __future__ import annotations
+
+import os
+
+PUBLISHED_HOST = "https://raw.githubusercontent.com"
+
+
+def cache() -> str | None:
+    """``PHASEZOO_CACHE``: where downloads and indexes are kept; None means the Hub library's cache of assets."""
+    return os.environ.get("PHASEZOO_CACHE") or None
+
+
+def mirror() -> str | None:
+    """``PHASEZOO_MIRROR``: address that serves the published tables in place of ``https://raw.githubusercontent.com``.
+
+    The path stays: ``<mirror>/<owner>/<repository>/<commit>/<file>``.
+    """
+    return os.environ.get("PHASEZOO_MIRROR", "").rstrip("/") or None
+
+
+def hub() -> str | None:
+    """``PHASEZOO_HUB``: prefix of the Hub repositories to prefer, such as ``owner`` or ``owner/phasezoo-``."""
+    return os.environ.get("PHASEZOO_HUB") or None
+
+
+def offline() -> bool:
+    """``HF_HUB_OFFLINE``: open nothing but what is on this machine.
+
+    >>> isinstance(offline(), bool)
+    True
+    """
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in ("1", "ON", "YES", "TRUE")
