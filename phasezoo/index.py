@@ -106,7 +106,8 @@ class Index:
         if found != entry.sha256:
             raise IntegrityError(
                 f"{where} is not the file that {MANIFEST} describes: {len(data)} bytes with sha256 {found[:12]}..., "
-                f"expected {entry.nbytes} with {entry.sha256[:12]}.... Copy the file again."
+                f"expected {entry.nbytes} with {entry.sha256[:12]}.... Copy the file again; a published zoo, load once "
+                "with force_download=True."
             )
         try:
             # Not read_table: it imports pyarrow.dataset, and with it pandas, for 0.15 s.

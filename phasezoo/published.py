@@ -59,13 +59,19 @@ def open_published(
             f"PHASEZOO_HUB is {settings.hub()!r}, but this release cannot open zoos on the Hub yet. "
             f"Unset it to open the published tables of {entry.name!r}, or load a local copy by its path."
         )
+    offline = local_files_only or settings.offline()
+    if offline and force_download:
+        raise ZooNotFoundError(
+            f"force_download would fetch zoo {entry.name!r}, and local_files_only (or HF_HUB_OFFLINE) forbids it. "
+            "Leave out one of them."
+        )
     cache = cache_directory(cache_dir)
     index = cache / "zoos" / f"{entry.name}-{COMMIT[:12]}-v{VERSION}"
     if not force_download and _complete(index):
         return index
     file = cache / "published" / COMMIT[:12] / Path(entry.summary.file).name
     if force_download or not file.is_file():
-        if local_files_only or settings.offline():
+        if offline:
             raise ZooNotFoundError(
                 f"zoo {entry.name!r} is not in the cache {cache}, and local_files_only (or HF_HUB_OFFLINE) forbids to "
                 "fetch it. Load it once without."
@@ -95,7 +101,7 @@ def _build(entry: Entry, file: Path, index: Path, *, replace: bool = False) -> N
         with staged(index) as staging:
             (staging / REPORT).write_bytes(to_json(tables.findings, tables.counts))
             write_tables(staging, draft(entry, tables, data), named)
-            if replace or not _complete(index):
+            if index.exists() and (replace or not _complete(index)):
                 shutil.rmtree(index, ignore_errors=True)
     except OSError as error:
         if _complete(index):  # another process has built it meanwhile, from the same file

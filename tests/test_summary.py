@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -174,6 +176,17 @@ def test_the_cache_is_asked_first_and_force_download_asks_again(server: Server, 
     assert phasezoo.load("resnet18-svhn").results.num_rows == 48
     assert phasezoo.load("resnet18-svhn", force_download=True).results.num_rows == 72
     assert len(server.requests) == 3
+    with pytest.raises(ZooNotFoundError, match="Leave out one"):
+        phasezoo.load("resnet18-svhn", force_download=True, local_files_only=True)
+
+
+def test_several_processes_may_open_a_zoo_for_the_first_time_at_once(server: Server, tmp_path: Path) -> None:
+    server.files["svhn_resnet18_summary.csv"] = small().fill().to_bytes()
+    code = "import phasezoo; print(phasezoo.load('resnet18-svhn').table('results').num_rows)"
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0] for process in processes] == ["48\n"] * 3
+    assert not [path for path in left_in(tmp_path / "cache") if "partial" in path.name]
 
 
 def test_a_damaged_index_is_built_again_from_the_file_in_the_cache(server: Server, tmp_path: Path) -> None:
