@@ -31,7 +31,9 @@ lint: $(VENV)/.stamp
 
 bench: $(VENV)/.stamp
 	$(PY) benchmarks/access.py
+	$(PY) benchmarks/build.py
 	$(PY) benchmarks/population.py
+	$(PY) benchmarks/summary.py
 	$(PY) benchmarks/summary.py
 
 clean:

@@ -25,7 +25,7 @@ class Run:
         cell_id: the cell it belongs to; runs of one cell share a folder of shards.
         layout: the layout of every checkpoint.
         epochs: epochs that are stored with this run, ascending.
-        read: returns the state dict of an epoch; called once for each, in order.
+        read: returns the state dict of an epoch, or None to leave it out; called once for each, in order.
         shared_with: epoch to the ids of other models whose checkpoint at that epoch is this one.
     """
 
@@ -33,7 +33,7 @@ class Run:
     cell_id: str
     layout: Layout
     epochs: tuple[int, ...]
-    read: Callable[[int], Mapping[str, torch.Tensor]]
+    read: Callable[[int], Mapping[str, torch.Tensor] | None]
     shared_with: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def entries(self) -> list[shard.Entry]:
@@ -64,21 +64,28 @@ def pack(runs: Sequence[Run], out: Path) -> list[Packed]:
     total = sum(run.layout.nbytes * len(run.epochs) for run in runs)
     with bar("packing", total=total, unit="B") as progress:
         for cell_id, cell in groupby(runs, key=lambda run: run.cell_id):
-            folder = Path("shards", cell_id)
-            (out / folder).mkdir(parents=True, exist_ok=True)
-            for number, units in enumerate(_shards(list(cell))):
-                path = folder / f"{number:05d}.safetensors"
-                entries = [entry for _, group in units for entry in group]
-                file = shard.write(out / path, entries, _state_dicts(units))
-                packed.append((path.as_posix(), file))
-                progress.update(sum(entry.layout.nbytes for entry in entries))
+            done = pack_cell(cell_id, list(cell), out)
+            progress.update(sum(w.entry.layout.nbytes for _, file in done for w in file.written))
+            packed += done
+    return packed
+
+
+def pack_cell(cell_id: str, runs: Sequence[Run], out: Path) -> list[Packed]:
+    """Write the runs of one cell; see `pack`."""
+    packed: list[Packed] = []
+    folder = Path("shards", cell_id)
+    (out / folder).mkdir(parents=True, exist_ok=True)
+    for number, units in enumerate(_shards(runs)):
+        path = folder / f"{number:05d}.safetensors"
+        entries = [entry for _, group in units for entry in group]
+        packed.append((path.as_posix(), shard.write(out / path, entries, _state_dicts(units))))
     return packed
 
 
 _Unit = tuple[Run, list[shard.Entry]]
 
 
-def _state_dicts(units: Sequence[_Unit]) -> Iterator[Mapping[str, torch.Tensor]]:
+def _state_dicts(units: Sequence[_Unit]) -> Iterator[Mapping[str, torch.Tensor] | None]:
     for run, entries in units:
         for entry in entries:
             yield run.read(entry.epoch)

@@ -104,24 +104,36 @@ def write_zoo(
     try:
         with staged(out) as staging:
             packed = pack(runs, staging)
-            order = {model_id: i for i, model_id in enumerate(configs["model_id"].to_pylist())}
-            tables = {
-                "configs": configs,
-                "results": results,
-                "landscape": from_rows([], REQUIRED["landscape"]) if landscape is None else landscape,
-                **(index_tables(packed, order) if runs else {}),
-            }
-            shards = tuple(
-                Shard(path=path, nbytes=f.nbytes, sha256=f.sha256, n_tensors=f.n_tensors) for path, f in packed
-            )
             for name, data in (extra or {}).items():
                 (staging / name).write_bytes(data)
-            manifest = write_tables(staging, draft.model_copy(update={"shards": shards}), tables)
-            write_card(manifest, tables, staging)
+            manifest = write_index(staging, draft, configs=configs, results=results, landscape=landscape, packed=packed)
     except OSError as error:
         if isinstance(error, WriteError) or not error.strerror:
             raise
         raise WriteError(f"cannot write the zoo to {out}: {error.strerror}. Nothing was left behind.") from None
+    return manifest
+
+
+def write_index(
+    staging: Path,
+    draft: Manifest,
+    *,
+    configs: pa.Table,
+    results: pa.Table,
+    landscape: pa.Table | None,
+    packed: Sequence[Packed],
+) -> Manifest:
+    """Write tables, card and manifest beside shards that are already in place."""
+    order = {model_id: i for i, model_id in enumerate(configs["model_id"].to_pylist())}
+    tables = {
+        "configs": configs,
+        "results": results,
+        "landscape": from_rows([], REQUIRED["landscape"]) if landscape is None else landscape,
+        **(index_tables(packed, order) if packed else {}),
+    }
+    shards = tuple(Shard(path=path, nbytes=f.nbytes, sha256=f.sha256, n_tensors=f.n_tensors) for path, f in packed)
+    manifest = write_tables(staging, draft.model_copy(update={"shards": shards}), tables)
+    write_card(manifest, tables, staging)
     return manifest
 
 

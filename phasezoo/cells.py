@@ -16,12 +16,13 @@ from phasezoo.tables import from_rows
 
 PROTOCOL = "published"
 METRICS = ("train_loss", "train_acc", "test_loss", "test_acc")
+# Landscape metrics of the published zoos; a file has some of them.
 LANDSCAPE = (
-    "representation_similarity",
-    "curve_mc_train_error",
-    "curve_mc_test_error",
-    "log_hessian_trace_train",
-    "log_hessian_top_ev_val",
+    *("representation_similarity", "curve_mc_train_error", "curve_mc_test_error"),
+    *("curve_mc_train_loss", "curve_mc_test_loss"),
+    *("log_hessian_trace_train", "log_hessian_trace_val", "log_hessian_trace"),
+    *("log_hessian_top_ev_train", "log_hessian_top_ev_val", "log_hessian_top_ev"),
+    *("wiseft_acc_test", "wiseft_acc_test_delta", "gitrebasin_acc_test", "gitrebasin_acc_test_delta"),
 )
 # Accuracies are k / n of n samples; three seeds average to thirds of that.
 FRACTION = 0.05
@@ -49,7 +50,7 @@ def means(
         Names separated by commas, or None, for each row.
     """
     cell_of = _cell_numbers(configs)[model]
-    annotated = np.logical_or.reduce([table[name].is_valid().to_numpy() for name in LANDSCAPE])
+    annotated = _annotated(table)
     epoch = table["epoch"].to_numpy()
     flags: dict[int, list[str]] = {}
     for e in np.unique(epoch[annotated]):
@@ -84,8 +85,9 @@ def landscape(
         configs: the models.
         findings: to add to.
     """
-    annotated = np.flatnonzero(np.logical_or.reduce([table[name].is_valid().to_numpy() for name in LANDSCAPE]))
-    rows = table.select(["epoch", *LANDSCAPE]).take(annotated).to_pylist()
+    names = [name for name in LANDSCAPE if name in table.column_names]
+    annotated = np.flatnonzero(_annotated(table))
+    rows = table.select(["epoch", *names]).take(annotated).to_pylist()
     for row, number in zip(rows, model[annotated], strict=True):
         row["model_id"], row["cell_id"] = configs[number]["model_id"], configs[number]["cell_id"]
     place = {cell_id: i for i, cell_id in enumerate(dict.fromkeys(config["cell_id"] for config in configs))}
@@ -93,8 +95,8 @@ def landscape(
     out: list[dict[str, Any]] = []
     for (cell_id, epoch), group in groupby(rows, key=lambda row: (row["cell_id"], row["epoch"])):
         members = list(group)
-        values = {name: {row[name] for row in members} - {None} for name in LANDSCAPE}
-        apart = [name for name in LANDSCAPE if len(values[name]) > 1]
+        values = {name: {row[name] for row in members} - {None} for name in names}
+        apart = [name for name in names if len(values[name]) > 1]
         if apart:
             what = f"seeds disagree in {', '.join(apart)} at epoch {epoch}; each keeps its row, with its model_id."
             findings.append(Finding("landscape-disagrees", cell_id, what))
@@ -104,13 +106,21 @@ def landscape(
             out.append({"model_id": None, "cell_id": cell_id, "epoch": epoch, **one})
     for row in out:
         row["protocol"] = PROTOCOL
-    logarithms = [name for name in LANDSCAPE if name.startswith("log_")]
+    logarithms = [name for name in names if name.startswith("log_")]
     raw = [name.removeprefix("log_") for name in logarithms]
-    made = from_rows(out, ("model_id", "cell_id", "epoch", "protocol", *LANDSCAPE, *raw))
+    made = from_rows(out, ("model_id", "cell_id", "epoch", "protocol", *names, *raw))
     for name, logarithm in zip(raw, logarithms, strict=True):
         position = made.schema.get_field_index(name)
         made = made.set_column(position, made.schema.field(name), pc.exp(made[logarithm]))
     return made
+
+
+def _annotated(table: pa.Table) -> NDArray[np.bool_]:
+    """Say for each row whether it has any landscape metric."""
+    columns = [table[name].is_valid().to_numpy() for name in LANDSCAPE if name in table.column_names]
+    none = np.zeros(len(table), bool)
+    annotated: NDArray[np.bool_] = np.logical_or.reduce([none, *columns])
+    return annotated
 
 
 def _cell_numbers(configs: list[dict[str, Any]]) -> NDArray[np.int64]:

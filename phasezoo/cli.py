@@ -124,6 +124,60 @@ def verify(zoo: ZooArgument) -> None:
 
 
 @app.command()
+def audit(zoo: ZooArgument) -> None:
+    """Read every checkpoint and list what looks wrong: duplicates, runs that do not continue, broken weights."""
+    from phasezoo import load
+    from phasezoo.audit import audit as check
+
+    found = check(load(zoo))
+    for s in found:
+        typer.echo(f"{s.kind}: {s.model_id}" + ("" if s.epoch is None else f" epoch {s.epoch}") + f": {s.what}")
+    typer.echo(f"{len(found)} suspicion(s)")
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(help="Ray Tune folder, a zip or URL of one, or a summary CSV.")],
+    out: Annotated[str, typer.Argument(help="Directory to write the zoo to; must not exist or be empty.")],
+    zoo: Annotated[str | None, typer.Option(help="Name of the published zoo that this is.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that build at the same time.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that builds instead; 'auto'.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, write nothing.")] = False,
+) -> None:
+    """Build a zoo from raw data. Stopped builds go on where they were when the command is given again."""
+    from collections import Counter
+
+    from phasezoo.builders.build import build_zoo
+
+    built = build_zoo(source, out, zoo=zoo, workers=workers, ray=ray, dry_run=dry_run)
+    typer.echo(
+        f"{'would build' if dry_run else 'built'} {built.models} models in {built.cells} cells with "
+        f"{built.checkpoints:,} checkpoints, {built.nbytes / 1e6:,.1f} MB"
+    )
+    for kind, n in sorted(Counter(finding.kind for finding in built.findings).items()):
+        example = next(finding for finding in built.findings if finding.kind == kind)
+        typer.echo(f"  {n} x {kind}, such as {example.where}: {example.what}")
+    if not dry_run:
+        typer.echo(f"wrote {out}; every finding is in {out}/build_report.json")
+
+
+@app.command()
+def export(
+    zoo: ZooArgument,
+    out: Annotated[str, typer.Argument(help="Directory to write to; must not exist or be empty.")],
+    where: Annotated[str | None, typer.Option(help="Condition, such as 'width <= 8'.")] = None,
+    layout: Annotated[str, typer.Option(help="The layout: ray.")] = "ray",
+) -> None:
+    """Write models as the folders that existing code for model zoos reads."""
+    from phasezoo import load
+
+    view = load(zoo).filter(where)
+    typer.echo(f"wrote {len(view)} models to {view.export(out, layout=layout)}")
+
+
+@app.command()
 def train(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recipe.")],
     out: Annotated[str, typer.Option(help="Directory to write the zoo to; must not exist or be empty.")],

@@ -25,6 +25,17 @@ class Finding:
     what: str
 
 
+@dataclass(frozen=True)
+class Built:
+    """What was (or, in a dry run, would be) built."""
+
+    models: int
+    cells: int
+    checkpoints: int
+    nbytes: int
+    findings: tuple[Finding, ...]
+
+
 def to_json(findings: Iterable[Finding], counts: Mapping[str, int]) -> bytes:
     """Serialise a report: counts of what was built, counts of findings by kind, all findings sorted.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -93,15 +94,15 @@ def digest(data: bytes | memoryview) -> bytes:
 def write(
     path: str | Path,
     entries: Sequence[Entry],
-    state_dicts: Iterable[Mapping[str, torch.Tensor]],
+    state_dicts: Iterable[Mapping[str, torch.Tensor] | None],
 ) -> File:
     """Write a shard, one checkpoint at a time.
 
     Args:
         path: the file; its directory must exist.
         entries: what will be written, in order.
-        state_dicts: the tensors of each entry, in the same order; consumed one by one, so that no more than
-            two checkpoints are in memory.
+        state_dicts: the tensors of each entry, in the same order, or None to leave an entry out; consumed one by
+            one; one checkpoint is held here while the next is read.
 
     Returns:
         What the file holds and hashes to.
@@ -110,36 +111,70 @@ def write(
         FormatError: a state dict does not match its layout.
         IntegrityError: the header that was read back is not the one that was written.
     """
-    header, starts = _header(entries)
+    path, header = Path(path), _header(entries)
+    position = len(header)
+    placed: list[tuple[Entry, int, str]] = []
+    hashed: list[bytes] = []
+    whole = hashlib.sha256(header)
+    # Hashing takes longer than reading and writing: the file's hash and the digests of one checkpoint are made
+    # beside the reading of the next.
+    with open(path, "wb") as file, ThreadPoolExecutor(1) as beside:
+        file.write(header)
+        source = iter(state_dicts)
+        job: Future[bytes] | None = None
+        for entry in entries:
+            state_dict = next(source)
+            if job:
+                hashed.append(job.result())
+                job = None  # it holds the tensors of the last checkpoint
+            if state_dict is None:
+                continue
+            gap = -position % ALIGNMENT
+            pieces = [memoryview(bytes(gap)), *_encode(entry, state_dict)]
+            job = beside.submit(_hash, whole, pieces)
+            one = hashlib.sha256()
+            file.write(pieces[0])
+            for piece in pieces[1:]:
+                file.write(piece)
+                one.update(piece)
+            placed.append((entry, position + gap, one.hexdigest()))
+            position += gap + entry.layout.nbytes
+            del state_dict, pieces, piece
+        if job:
+            hashed.append(job.result())
+    if len(placed) < len(entries):
+        whole = _replace_header(path, _header([entry for entry, _, _ in placed], room=len(header)))
+    written = [Written(*place, digests) for place, digests in zip(placed, hashed, strict=True)]
+    n_tensors = _check(path, written)
+    return File(tuple(written), path.stat().st_size, whole.hexdigest(), n_tensors)
+
+
+def _hash(whole: Any, pieces: Sequence[memoryview]) -> bytes:
+    """Go on with the hash of the file, and return the digests of all pieces but the first, which is a gap."""
+    digests = []
+    for piece in pieces:
+        whole.update(piece)
+        digests.append(digest(piece))
+    return b"".join(digests[1:])
+
+
+def _replace_header(path: Path, header: bytes) -> Any:
+    """Write another header of the same length, so that no data moves, and hash the file again."""
     whole = hashlib.sha256()
-    written: list[Written] = []
-    with open(path, "wb") as file:
-
-        def put(data: bytes | memoryview) -> None:
-            file.write(data)
-            whole.update(data)
-
-        put(header)
-        position = len(header)
-        for entry, start, state_dict in zip(entries, starts, state_dicts, strict=True):
-            put(bytes(start - position))
-            one, digests = hashlib.sha256(), []
-            for data in _encode(entry, state_dict):
-                put(data)
-                one.update(data)
-                digests.append(digest(data))
-            written.append(Written(entry, start, one.hexdigest(), b"".join(digests)))
-            position = start + entry.layout.nbytes
-    n_tensors = _check(Path(path), written)
-    return File(tuple(written), Path(path).stat().st_size, whole.hexdigest(), n_tensors)
+    with open(path, "r+b") as file:
+        file.write(header)
+        file.seek(0)
+        while chunk := file.read(2**20):
+            whole.update(chunk)
+    return whole
 
 
-def _header(entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
-    """Build the header and the absolute start of each checkpoint."""
+def _header(entries: Sequence[Entry], *, room: int = 0) -> bytes:
+    """Build the header, padded with spaces to `room` bytes and a multiple of the alignment."""
     shared = {e.prefix: list(e.shared_with) for e in entries if e.shared_with}
     metadata: dict[str, Any] = {"format_version": 1, **({"shared": shared} if shared else {})}
     header: dict[str, Any] = {"__metadata__": {METADATA_KEY: json.dumps(metadata, separators=(",", ":"))}}
-    offset, starts = 0, []
+    offset = 0
     for entry in entries:
         if "/" in entry.model_id or entry.model_id.startswith("__"):
             raise FormatError(f"model id {entry.model_id!r} must not contain '/' or start with '__'.")
@@ -147,7 +182,6 @@ def _header(entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
         if gap:
             header[f"{PAD}{offset}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [offset, offset + gap]}
         offset += gap
-        starts.append(offset)
         for spec in entry.layout.tensors:
             key = f"{entry.prefix}/{spec.name}"
             if key in header:
@@ -156,9 +190,9 @@ def _header(entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
             header[key] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, stop]}
             offset = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    blob = len(text).to_bytes(8, "little") + text
-    return blob, [len(blob) + start for start in starts]
+    length = max(room, 8 + len(text))
+    text += b" " * (length + -length % ALIGNMENT - 8 - len(text))
+    return len(text).to_bytes(8, "little") + text
 
 
 def _encode(entry: Entry, state_dict: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from phasezoo import settings
 from phasezoo.errors import (
+    DependencyError,
     IntegrityError,
     MissingFileError,
     PhaseZooError,
@@ -114,6 +115,90 @@ class LocalSource:
             f"cannot read {self.url}/{path}, which {MANIFEST} names: {error.strerror}. "
             "Copy the zoo again; `phasezoo verify` lists all missing files."
         )
+
+
+class RangeFile(Protocol):
+    """One file, anywhere, read by byte range."""
+
+    url: str
+    size: int
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return exactly the bytes from start to stop."""
+        ...
+
+
+def open_ranges(url: str) -> RangeFile:
+    """Open a file for reading by range: a path, or a URL that fsspec knows; nothing is downloaded.
+
+    Raises:
+        ZooNotFoundError: there is no such file.
+        DependencyError: the library for this kind of URL is not installed.
+    """
+    return RemoteRanges(url) if "://" in url else LocalRanges(url)
+
+
+class LocalRanges:
+    """A file on disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self.url = str(self.path)
+        if not self.path.is_file():
+            raise ZooNotFoundError(f"no file at {self.url}. Check the path.")
+        self.size = self.path.stat().st_size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return exactly the bytes from start to stop."""
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(start)
+            return _exact(file.read(stop - start), start, stop, self.url)
+
+
+class RemoteRanges:
+    """A file behind a URL; every read is one range request."""
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self.url = url
+        try:
+            self._fs, self._path = url_to_fs(url)
+            size = self._fs.info(self._path)["size"]
+        except ImportError as error:
+            raise DependencyError(f"{url} needs another library: {error} (pip install 'phasezoo[http]').") from None
+        except FileNotFoundError as error:
+            # fsspec says so of a server that cannot be reached, too.
+            if isinstance(error.__cause__, OSError):
+                raise SourceError(f"cannot open {url}: {error.__cause__}. Check the network.") from None
+            raise ZooNotFoundError(f"no file at {url}. Check the address.") from None
+        except Exception as error:
+            raise SourceError(
+                f"cannot open {url}: {error or type(error).__name__}. Check address and network."
+            ) from None
+        if not size:
+            raise SourceError(f"{url} does not say its size, so it cannot be read by range. Download it first.")
+        self.size: int = size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return exactly the bytes from start to stop."""
+        try:
+            data = self._fs.cat_file(self._path, start=start, end=stop)
+        except Exception as error:
+            raise SourceError(
+                f"cannot read bytes {start} to {stop} of {self.url}: {error or type(error).__name__}. Try again."
+            ) from None
+        return _exact(data, start, stop, self.url)
+
+
+def _exact(data: bytes, start: int, stop: int, url: str) -> bytes:
+    # A server that ignores Range returns the whole file, and fsspec does not complain.
+    if len(data) != stop - start:
+        raise IntegrityError(
+            f"{url} answered {len(data)} bytes where bytes {start} to {stop} were asked. "
+            "The file is cut short, or its server does not support ranges: download it first."
+        )
+    return data
 
 
 def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -23,7 +23,7 @@ from phasezoo.cells import METRICS
 from phasezoo.manifest import Manifest, Provenance
 from phasezoo.registry import COMMIT, REPOSITORY, Entry
 from phasezoo.report import Finding
-from phasezoo.tables import field, from_rows
+from phasezoo.tables import field, from_rows, topology_id
 from phasezoo.trials import Trial, find_models
 
 if TYPE_CHECKING:
@@ -109,11 +109,10 @@ def _config(trial: Trial, entry: Entry) -> dict[str, Any]:
     if entry.polynomial is not None and entry.dataset.classes is not None:
         (a, b, c), k = entry.polynomial, entry.dataset.classes
         arguments = json.dumps({"num_classes": k, "width": load}, sort_keys=True)
-        topology = hashlib.sha256(f"{entry.architecture} {arguments}".encode()).hexdigest()[:8]
         known = {
             "architecture_config": arguments,
             "n_params": a * load**2 + b * load + c * load * k + k,
-            "topology_id": f"{entry.architecture}-{topology}",
+            "topology_id": topology_id(entry.architecture, arguments),
         }
     optimizer, momentum = entry.optimizer or (None, None)
     return {

@@ -29,6 +29,14 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     "seed": (pa.int64(), None, "seed of initialisation and data order"),
     "width": (pa.int64(), None, "model width"),
     "embedding_dim": (pa.int64(), None, "size of a token's embedding: the model width of a transformer"),
+    "model_dim": (pa.int64(), None, "size of a token's embedding: the model width of a language model"),
+    "beta": (pa.float64(), None, "convection coefficient"),
+    "scheduler": (pa.string(), None, "learning-rate schedule"),
+    "epochs": (pa.int64(), "epochs", "epochs that were planned"),
+    "activation": (pa.string(), None, "non-linearity, as the raw zoo names it"),
+    "dropout": (pa.float64(), None, "dropout, as the raw zoo names it"),
+    "num_classes": (pa.int64(), None, "outputs"),
+    "in_channels": (pa.int64(), None, "channels of the input"),
     "lr": (pa.float64(), None, "learning rate (the maximum, where it is scheduled)"),
     "momentum": (pa.float64(), None, "momentum of the optimiser"),
     "weight_decay": (pa.float64(), None, "weight decay, on all parameters"),
@@ -48,6 +56,9 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     "train_acc": (pa.float64(), "fraction", "accuracy on the training set"),
     "test_loss": (pa.float64(), "nats", "mean cross-entropy on the test set"),
     "test_acc": (pa.float64(), "fraction", "accuracy on the test set"),
+    "val_loss": (pa.float64(), "nats", "mean cross-entropy on the validation set"),
+    "val_acc": (pa.float64(), "fraction", "accuracy on the validation set"),
+    "time": (pa.float64(), "s", "wall-clock time of the epoch"),
     "train_loss_corrected": (
         pa.float64(),
         "nats",
@@ -63,6 +74,20 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     "representation_similarity": (pa.float64(), None, "linear CKA of the logits of two seeds, mean over pairs"),
     "curve_mc_train_error": (pa.float64(), "percentage points", "mode connectivity in train error; < 0: barrier"),
     "curve_mc_test_error": (pa.float64(), "percentage points", "mode connectivity in test error; < 0: barrier"),
+    "curve_mc_train_loss": (pa.float64(), "nats", "mode connectivity in train loss; < 0: barrier"),
+    "curve_mc_test_loss": (pa.float64(), "nats", "mode connectivity in test loss; < 0: barrier"),
+    "wiseft_acc_test": (pa.float64(), "fraction", "test accuracy of the mean over five epochs, mean over seeds"),
+    "wiseft_acc_test_delta": (pa.float64(), "fraction", "wiseft_acc_test minus the mean accuracy of the seeds"),
+    "gitrebasin_acc_test": (pa.float64(), "fraction", "test accuracy of the mean of the aligned seeds"),
+    "gitrebasin_acc_test_delta": (pa.float64(), "fraction", "gitrebasin_acc_test minus the mean accuracy of the seeds"),
+    "log_hessian_trace": (pa.float64(), "ln", "natural logarithm of hessian_trace"),
+    "hessian_trace": (pa.float64(), None, "trace of the Hessian, split unknown, mean over the seeds"),
+    "log_hessian_trace_val": (pa.float64(), "ln", "natural logarithm of hessian_trace_val"),
+    "hessian_trace_val": (pa.float64(), None, "trace of the Hessian of the test loss, mean over the seeds"),
+    "log_hessian_top_ev": (pa.float64(), "ln", "natural logarithm of hessian_top_ev"),
+    "hessian_top_ev": (pa.float64(), None, "eigenvalue of largest size of the Hessian, split unknown, seed mean"),
+    "log_hessian_top_ev_train": (pa.float64(), "ln", "natural logarithm of hessian_top_ev_train"),
+    "hessian_top_ev_train": (pa.float64(), None, "eigenvalue of largest size of the Hessian of the training loss"),
     "log_hessian_trace_train": (
         pa.float64(),
         "ln",
@@ -90,6 +115,19 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     "shape": (pa.list_(pa.int64()), None, "shape of the tensor"),
     "digests": (pa.binary(), None, "64-bit blake2b digest of each tensor, in layout order"),
 }
+
+
+def topology_id(architecture: str, arguments: str) -> str:
+    """Return the id that models have in common if, and only if, they can be stacked.
+
+    Args:
+        architecture: its name.
+        arguments: the column `architecture_config`: JSON with sorted keys.
+
+    >>> topology_id("mlp", '{"width": 8}')
+    'mlp-fa0dfd44'
+    """
+    return f"{architecture}-{hashlib.sha256(f'{architecture} {arguments}'.encode()).hexdigest()[:8]}"
 
 
 def field(name: str) -> pa.Field:

@@ -120,9 +120,6 @@ def read(data: bytes, load: str, where: str) -> pa.Table:
         )
     except pa.ArrowException as error:
         raise FormatError(f"{where} is not a readable CSV file: {str(error).splitlines()[0]}") from None
-    for name in LANDSCAPE:
-        if name not in names:
-            table = table.append_column(name, pa.nulls(len(table), pa.float64()))
     return table.combine_chunks()
 
 
@@ -155,7 +152,8 @@ def _trials(table: pa.Table, load: str, findings: list[Finding]) -> list[Trial]:
     if not len(table):
         return []
     code = table["trial"].to_numpy()
-    filled = sum(table[name].is_valid().to_numpy().astype(int) for name in LANDSCAPE)
+    measured = [name for name in LANDSCAPE if name in table.column_names]
+    filled = sum((table[name].is_valid().to_numpy().astype(int) for name in measured), np.zeros(len(code), int))
     epochs, values = np.bincount(code), np.bincount(code, weights=filled)
     trials = []
     _, first = np.unique(code, return_index=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from phasezoo.errors import ColumnNotFoundError, ModelNotFoundError, nearest
@@ -100,6 +101,12 @@ class Zoo:
         spans = [self._index.span(name, row) for row in self._rows]
         slices = [table.slice(start, stop - start) for start, stop in spans]
         return pa.concat_tables(slices) if slices else table.slice(0, 0)
+
+    def export(self, out: str | Path, *, layout: str = "ray") -> Path:
+        """Write the models as the folders that existing code for model zoos reads; see `phasezoo.export.export`."""
+        from phasezoo.export import export
+
+        return export(self, out, layout=layout)
 
     def heatmap(self, metric: str, *, ax: Axes | None = None) -> Axes:
         """Draw a column of `summary` over load x temperature; see `phasezoo.plot.heatmap`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from phasezoo import load
+from tests.raw_zoo import write_raw_zoo
 
 
 def phasezoo(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +53,21 @@ def test_verify_says_what_it_read_and_what_is_wrong(small, tmp_path: Path) -> No
     assert shard.parent.name in bad.stderr
 
 
+def test_build_audit_and_export(tmp_path: Path) -> None:
+    write_raw_zoo(tmp_path / "raw", tmp_path / "trace")
+    dry = phasezoo("build", str(tmp_path / "raw"), str(tmp_path / "zoo"), "--dry-run")
+    assert dry.stdout.startswith("would build 12 models in 4 cells")
+    assert not (tmp_path / "zoo").exists()
+    built = phasezoo("build", str(tmp_path / "raw"), str(tmp_path / "zoo"), "--workers", "2")
+    assert built.stdout.startswith("built 12 models in 4 cells with 29 checkpoints")
+    assert "1 x hostile-pickle" in built.stdout
+    audited = phasezoo("audit", str(tmp_path / "zoo"))
+    assert (audited.returncode, audited.stdout.splitlines()[-1]) == (0, "0 suspicion(s)")
+    exported = phasezoo("export", str(tmp_path / "zoo"), str(tmp_path / "ray"), "--where", "width == 4")
+    assert exported.stdout.startswith("wrote 6 models")
+    assert (tmp_path / "ray" / "w4-b1024-s0" / "params.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -61,6 +77,8 @@ def test_verify_says_what_it_read_and_what_is_wrong(small, tmp_path: Path) -> No
         (["show", "mlp-digits", "--limit", "x"], "--limit"),
         (["show"], "ZOO"),
         (["shwo"], "shwo"),
+        (["build", "nowhere", "x"], "no file at"),
+        (["build", str(Path(__file__).parent), "x"], "no trial found"),
         (["train", "mlp-digit", "--out", "x"], "Did you mean 'mlp-digits'"),
         (["train", "mlp-digits", "--out", str(Path(__file__).parent)], "not an empty directory"),
     ],

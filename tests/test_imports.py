@@ -34,7 +34,7 @@ ORDER = [
     ["published"],
     ["zoo", "plot"],
     ["weights"],
-    ["load", "explorer", "verify"],
+    ["load", "explorer", "verify", "audit", "export"],
     [""],
     ["cli"],
 ]

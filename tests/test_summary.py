@@ -496,10 +496,10 @@ def test_the_builder_needs_a_name_or_the_published_file_name(tmp_path: Path) -> 
     with pytest.raises(FormatError, match="--zoo"):
         build_summary(path, tmp_path / "out")
     with pytest.raises(ZooNotFoundError, match="Did you mean 'resnet18-svhn'"):
-        build_summary(path, tmp_path / "out", name="resnet18-svnh")
+        build_summary(path, tmp_path / "out", zoo="resnet18-svnh")
     with pytest.raises(ZooNotFoundError, match=r"missing\.csv"):
-        build_summary(tmp_path / "missing.csv", tmp_path / "out", name="resnet18-svhn")
-    assert build_summary(path, tmp_path / "out", name="resnet18-svhn").name == "resnet18-svhn"
+        build_summary(tmp_path / "missing.csv", tmp_path / "out", zoo="resnet18-svhn")
+    assert build_summary(path, tmp_path / "out", zoo="resnet18-svhn").models
 
 
 # The published rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from phasezoo.builders.tables import vacant, write_zoo
 from phasezoo.layout import Layout
 from phasezoo.manifest import Manifest, Provenance
 from phasezoo.progress import bar
-from phasezoo.tables import from_rows
+from phasezoo.tables import from_rows, topology_id
 from phasezoo.training.data import Data, load_data
 from phasezoo.training.population import Epoch, Member, train
 from phasezoo.training.recipes import Recipe
@@ -90,7 +89,6 @@ def _config(
     recipe: Recipe, width: int, member: Member, model_id: str, saved: dict[int, dict[str, torch.Tensor]]
 ) -> dict[str, Any]:
     arguments = json.dumps({**recipe.architecture_config, "width": width}, sort_keys=True)
-    topology = hashlib.sha256(f"{recipe.architecture} {arguments}".encode()).hexdigest()[:8]
     return {
         "model_id": model_id,
         "cell_id": _cell_id(width, member.lr),
@@ -109,7 +107,7 @@ def _config(
         "architecture": recipe.architecture,
         "architecture_config": arguments,
         "n_params": sum(tensor.numel() for tensor in next(iter(saved.values())).values()),
-        "topology_id": f"{recipe.architecture}-{topology}",
+        "topology_id": topology_id(recipe.architecture, arguments),
         "source": f"phasezoo train {recipe.name}",
     }
 

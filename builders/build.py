@@ -1,0 +1,47 @@
+"""Build a zoo from whatever a source is: a Ray Tune folder, a zip or URL of one, or a summary CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phasezoo.builders.raytune import build_raytune
+from phasezoo.builders.summary_csv import build_summary
+from phasezoo.builders.tree import is_zip
+from phasezoo.errors import FormatError
+from phasezoo.report import Built
+from phasezoo.source import open_ranges
+from phasezoo.trials import looks_like_summary
+
+
+def build_zoo(
+    source: str | Path,
+    out: str | Path,
+    *,
+    zoo: str | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    dry_run: bool = False,
+) -> Built:
+    """Build a zoo; what the source is shows in its content, not in its name.
+
+    Args:
+        source: directory, file or URL.
+        out: directory that does not exist yet or is empty.
+        zoo: name of the published zoo that this is.
+        workers: processes that build at the same time.
+        ray: address of a Ray cluster that builds instead.
+        dry_run: only say what would be built.
+
+    Raises:
+        FormatError: the source is none of these.
+    """
+    if "://" not in str(source) and Path(source).expanduser().is_dir():
+        return build_raytune(source, out, zoo=zoo, workers=workers, ray=ray, dry_run=dry_run)
+    file = open_ranges(str(source))
+    if is_zip(file):
+        return build_raytune(source, out, zoo=zoo, workers=workers, ray=ray, dry_run=dry_run)
+    if looks_like_summary(file.read(0, min(file.size, 4096))):
+        return build_summary(source, out, zoo=zoo, dry_run=dry_run)
+    raise FormatError(
+        f"{source} is neither a Ray Tune folder, a zip of one, nor a summary CSV. Give one of these, or a URL of one."
+    )
