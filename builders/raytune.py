@@ -58,6 +58,8 @@ def build_raytune(
         WriteError: `out` is not empty or cannot be written.
     """
     out = vacant(out)
+    if "://" not in str(source):
+        source = Path(source).expanduser().absolute()  # processes of a cluster stand elsewhere
     tree = open_tree(source)
     skeleton, axes = draft(tree.name, zoo)
     plan = make_plan(tree, axes=axes)
@@ -125,7 +127,8 @@ def _map(
         except ImportError:
             raise DependencyError("building on a cluster needs Ray: pip install 'phasezoo[ray]'.") from None
         cluster.init(address=ray, ignore_reinit_error=True)
-        pending = [cluster.remote(job).remote(cell) for cell in cells]
+        task = cluster.remote(lambda cell: job(cell))
+        pending = [task.remote(cell) for cell in cells]
         while pending:
             done, pending = cluster.wait(pending)
             yield from cluster.get(done)

@@ -118,20 +118,19 @@ def write(
     whole = hashlib.sha256(header)
     # Hashing takes longer than reading and writing: the file's hash and the digests of one checkpoint are made
     # beside the reading of the next.
-    with open(path, "wb") as file, ThreadPoolExecutor(1) as beside:
+    with open(path, "wb") as file, ThreadPoolExecutor(2) as beside:
         file.write(header)
         source = iter(state_dicts)
-        job: Future[bytes] | None = None
+        jobs: list[Future[Any]] = []
         for entry in entries:
             state_dict = next(source)
-            if job:
-                hashed.append(job.result())
-                job = None  # it holds the tensors of the last checkpoint
+            hashed += [job.result() for job in jobs][1:]
+            jobs = []  # they hold the tensors of the last checkpoint
             if state_dict is None:
                 continue
             gap = -position % ALIGNMENT
             pieces = [memoryview(bytes(gap)), *_encode(entry, state_dict)]
-            job = beside.submit(_hash, whole, pieces)
+            jobs = [beside.submit(_update, whole, pieces), beside.submit(_digests, pieces[1:])]
             one = hashlib.sha256()
             file.write(pieces[0])
             for piece in pieces[1:]:
@@ -140,8 +139,7 @@ def write(
             placed.append((entry, position + gap, one.hexdigest()))
             position += gap + entry.layout.nbytes
             del state_dict, pieces, piece
-        if job:
-            hashed.append(job.result())
+        hashed += [job.result() for job in jobs][1:]
     if len(placed) < len(entries):
         whole = _replace_header(path, _header([entry for entry, _, _ in placed], room=len(header)))
     written = [Written(*place, digests) for place, digests in zip(placed, hashed, strict=True)]
@@ -149,13 +147,13 @@ def write(
     return File(tuple(written), path.stat().st_size, whole.hexdigest(), n_tensors)
 
 
-def _hash(whole: Any, pieces: Sequence[memoryview]) -> bytes:
-    """Go on with the hash of the file, and return the digests of all pieces but the first, which is a gap."""
-    digests = []
+def _update(whole: Any, pieces: Sequence[memoryview]) -> None:
     for piece in pieces:
         whole.update(piece)
-        digests.append(digest(piece))
-    return b"".join(digests[1:])
+
+
+def _digests(pieces: Sequence[memoryview]) -> bytes:
+    return b"".join(map(digest, pieces))
 
 
 def _replace_header(path: Path, header: bytes) -> Any:
