@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from phasezoo.cells import cell_table, classes_of, default_epoch, labelled
 from phasezoo.manifest import Manifest
+from phasezoo.thresholds import thresholds_for
 
 
 def write_card(manifest: Manifest, tables: Mapping[str, pa.Table], out: Path) -> None:
@@ -49,6 +52,8 @@ def _body(manifest: Manifest, tables: Mapping[str, pa.Table]) -> str:
     ]
     if manifest.provenance.notes:
         parts.append("## What to know\n\n" + "\n".join(f"- {note}" for note in manifest.provenance.notes))
+    if tables["landscape"].num_rows:
+        parts += ["## Phases", _phases(manifest, tables)]
     parts.append("## Tables")
     for name, table in tables.items():
         rows = [f"| {f.name} | {f.type} | {_meta(f, 'unit')} | {_meta(f, 'description')} |" for f in table.schema]
@@ -57,6 +62,27 @@ def _body(manifest: Manifest, tables: Mapping[str, pa.Table]) -> str:
     parts += ["## Source", f"{manifest.provenance.method} from {manifest.provenance.source}"]
     parts += [f"Licence: {manifest.license}", "## Citation", f"```bibtex\n{manifest.citation}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _phases(manifest: Manifest, tables: Mapping[str, pa.Table]) -> str:
+    """Write the phase map at the last measured epoch as a table: load from left to right, hot on top."""
+    configs = tables["configs"]
+    thresholds = thresholds_for(manifest.name)
+    cells = cell_table(configs, tables["results"], tables["landscape"])
+    epoch = default_epoch(cells, thresholds)
+    at = cells.filter(pc.equal(cells["epoch"], pa.scalar(epoch, pa.int64())))
+    rows = labelled(at, thresholds, classes=classes_of(manifest.name, configs)).to_pylist()
+    found = {(row["load"], row["temperature"]): row["phase"] or ", ".join(row["phase_flags"]) for row in rows}
+    loads = sorted({row["load"] for row in rows})
+    hot_first = sorted({row["temperature"] for row in rows}, reverse=manifest.temperature.hot != "low")
+    head = f"| {manifest.temperature.column} \\ {manifest.load.column} | " + " | ".join(f"{x:g}" for x in loads) + " |"
+    body = [f"| {y:g} | " + " | ".join(found.get((x, y), "") for x in loads) + " |" for y in hot_first]
+    rule = "|---" * (len(loads) + 1) + "|"
+    intro = (
+        f"At epoch {epoch}, after Yang et al. (2021), by the thresholds `{thresholds.name}` ({thresholds.id}). "
+        "Labels are computed from the tables; `zoo.phases(thresholds=...)` makes others."
+    )
+    return "\n".join([intro, "", head, rule, *body])
 
 
 def _values(values: tuple[float, ...]) -> str:

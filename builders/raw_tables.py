@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from phasezoo import cells
+from phasezoo import annotation
 from phasezoo.builders.pack import Packed
 from phasezoo.builders.plan import Plan, declared_architecture
 from phasezoo.builders.trial import TIME, Trial
@@ -149,18 +149,20 @@ def _of_cells(
     """Take what is true of cells out of the rows of their models: flag means in `results`, return the landscape."""
     rank = {config["model_id"]: i for i, config in enumerate(configs)}
     rows = [
-        {name: row.get(name) for name in (*cells.METRICS, "epoch")}
+        {name: row.get(name) for name in (*annotation.METRICS, "epoch")}
         | plan.trials[row["model_id"]].landscape.get(row["epoch"], {})
         for row in results
     ]
-    table = from_rows(rows, ("epoch", *cells.METRICS, *(n for n in cells.LANDSCAPE if any(n in row for row in rows))))
+    table = from_rows(
+        rows, ("epoch", *annotation.METRICS, *(n for n in annotation.LANDSCAPE if any(n in row for row in rows)))
+    )
     model = np.array([rank[row["model_id"]] for row in results], np.int64)
-    for row, flag in zip(results, cells.means(table, model, configs, dataset), strict=True):
+    for row, flag in zip(results, annotation.means(table, model, configs, dataset), strict=True):
         row["cell_mean_columns"] = flag
         if flag:
             what = f"epoch {row['epoch']}: {flag} hold the mean over the seeds of the cell, not this model's value"
             findings.append(Finding("cell-mean", plan.trials[row["model_id"]].name, what))
-    return cells.landscape(table, model, configs, findings)
+    return annotation.landscape(table, model, configs, findings)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from phasezoo import shard
+from phasezoo.builders.jobs import run_all
 from phasezoo.builders.pack import Packed, Run, pack_cell
 from phasezoo.builders.plan import Plan, PlannedCell, PlannedRun, make_plan
 from phasezoo.builders.raw_tables import draft, raw_tables
 from phasezoo.builders.tables import vacant, write_index
 from phasezoo.builders.tree import Tree, open_tree
 from phasezoo.builders.weights import BadCheckpoint, check_layout, read_weights
-from phasezoo.errors import DependencyError, WriteError
+from phasezoo.errors import WriteError
 from phasezoo.layout import Layout
 from phasezoo.progress import bar
 from phasezoo.report import REPORT, Built, Finding, to_json
@@ -74,7 +74,7 @@ def build_raytune(
         with bar("building", total=plan.nbytes, unit="B") as progress:
             progress.update(plan.nbytes - sum(_nbytes(tree, cell) for cell in todo))
             sizes = {cell.cell_id: _nbytes(tree, cell) for cell in todo}
-            for cell_id in _map(job, todo, workers=workers, ray=ray):
+            for cell_id in run_all(job, todo, workers=workers, ray=ray):
                 progress.update(sizes[cell_id])
         packed, findings, layouts = _collect(staging, plan)
         tables = raw_tables(plan, packed, layouts, findings, source=tree.name, zoo=zoo)
@@ -115,33 +115,6 @@ def _nbytes(tree: Tree, cell: PlannedCell) -> int:
 
 def _record(staging: str | Path, cell_id: str) -> Path:
     return Path(staging, RECORDS, f"{cell_id}.json")
-
-
-def _map(
-    job: Callable[[PlannedCell], str], cells: Iterable[PlannedCell], *, workers: int, ray: str | None
-) -> Iterator[str]:
-    """Run the job on every cell, here, on processes or on a Ray cluster; yield cell ids as they finish."""
-    if ray is not None:
-        try:
-            import ray as cluster
-        except ImportError:
-            raise DependencyError("building on a cluster needs Ray: pip install 'phasezoo[ray]'.") from None
-        cluster.init(address=ray, ignore_reinit_error=True)
-        task = cluster.remote(lambda cell: job(cell))
-        pending = [task.remote(cell) for cell in cells]
-        while pending:
-            done, pending = cluster.wait(pending)
-            yield from cluster.get(done)
-    elif workers == 1:
-        yield from map(job, cells)
-    else:
-        from concurrent.futures import ProcessPoolExecutor, as_completed
-        from multiprocessing import get_context
-
-        # Not fork: torch's threads do not survive it.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(job, cell) for cell in cells]):
-                yield future.result()
 
 
 @lru_cache(maxsize=2)

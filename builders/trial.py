@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from phasezoo.cells import LANDSCAPE, METRICS
+from phasezoo.annotation import LANDSCAPE, METRICS
 from phasezoo.report import Finding
 
 # <trainable>_<id>_<index>_<parameters>_<time>; the id is 5 hex digits and a number, or 8 hex digits when the trial

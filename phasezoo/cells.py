@@ -1,143 +1,227 @@
-"""What in the rows of models is a value of their cell: landscape metrics, and means written over the models' own."""
+"""The cells of a zoo: one row per load x temperature x epoch, with seed means, spreads, pair metrics and phases."""
 
 from __future__ import annotations
 
-from itertools import groupby
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from phasezoo.registry import Dataset
-from phasezoo.report import Finding
-from phasezoo.tables import from_rows
+from phasezoo.phases import fit_cut_of, label
+from phasezoo.registry import ZOOS
+from phasezoo.tables import COLUMNS, describe
+from phasezoo.thresholds import Thresholds
 
-PROTOCOL = "published"
-METRICS = ("train_loss", "train_acc", "test_loss", "test_acc")
-# Landscape metrics of the published zoos; a file has some of them.
-LANDSCAPE = (
-    *("representation_similarity", "curve_mc_train_error", "curve_mc_test_error"),
-    *("curve_mc_train_loss", "curve_mc_test_loss"),
-    *("log_hessian_trace_train", "log_hessian_trace_val", "log_hessian_trace"),
-    *("log_hessian_top_ev_train", "log_hessian_top_ev_val", "log_hessian_top_ev"),
-    *("wiseft_acc_test", "wiseft_acc_test_delta", "gitrebasin_acc_test", "gitrebasin_acc_test_delta"),
-)
-# Accuracies are k / n of n samples; three seeds average to thirds of that.
-FRACTION = 0.05
-# A column counts as overwritten at an epoch if this share of its rows shows it; two of three means do.
-OVERWRITTEN = 0.5
-SATURATED = 0.99
+MEANS = ("train_acc", "test_acc", "test_loss", "val_acc", "val_loss")
+# Columns that only cells have, or that mean something else there: type is as computed, unit, description.
+OWN: dict[str, tuple[None, str | None, str]] = {
+    "final": (None, None, "is it the last epoch of the cell?"),
+    "n_models": (None, None, "models, one per seed"),
+    "train_loss": (None, "nats", "training loss, corrected, geometric mean over the seeds"),
+    "train_loss_min": (None, "nats", "smallest training loss of the seeds"),
+    "train_loss_max": (None, "nats", "largest training loss of the seeds"),
+    "test_acc_std": (None, "fraction", "standard deviation of test_acc over the seeds"),
+    "gap": (None, "fraction", "train_acc minus test_acc"),
+}
+KEYS = ("model_id", "cell_id", "epoch", "protocol")
 
 
-def means(
-    table: pa.Table, model: NDArray[np.int64], configs: list[dict[str, Any]], dataset: Dataset
-) -> list[str | None]:
-    """Say for each row which metrics are the mean over the seeds of its cell, as far as the rows show it.
+def cell_table(configs: pa.Table, results: pa.Table, landscape: pa.Table | None) -> pa.Table:
+    """Aggregate models to cells.
 
-    At an annotated epoch (one with landscape metrics) a loss is such a mean if all seeds of the cell have it. An
-    accuracy is one if it is no multiple of 1/n; or if all seeds have it, and either most rows of the epoch are no
-    multiples, or a loss of the cell is a mean and the accuracy is not one that several seeds reach by themselves.
+    `train_loss` is the geometric mean over the seeds (of `train_loss_corrected` where there is one), all others are
+    arithmetic means; `_min`, `_max` and `_std` give the spread. Landscape metrics of a cell are taken as they are,
+    those of models are averaged; a logarithm is that of the mean, null where the mean is not positive.
 
     Args:
-        table: metrics and landscape of all rows.
-        model: number of each row's model.
-        configs: the models, seeds of a cell after one another.
-        dataset: the data, for the number of samples n.
+        configs: the models.
+        results: their results.
+        landscape: metrics of cells and models, or None.
 
     Returns:
-        Names separated by commas, or None, for each row.
+        One row per cell and epoch, cells in the order of `configs`.
     """
-    cell_of = _cell_numbers(configs)[model]
-    annotated = _annotated(table)
-    epoch = table["epoch"].to_numpy()
-    flags: dict[int, list[str]] = {}
-    for e in np.unique(epoch[annotated]):
-        rows = np.flatnonzero(annotated & (epoch == e))
-        cell = cell_of[rows]
-        overwritten = np.zeros(len(rows), bool)  # a loss of this row is a mean
-        for name in sorted(METRICS, key=lambda name: name.endswith("acc")):
-            samples = {"train_acc": dataset.train, "test_acc": dataset.test}.get(name)
-            column = table[name].to_numpy()[rows]
-            same, alone = _same_in_cell(column, cell)
-            if name.endswith("loss"):
-                flagged = same & ~alone
-                overwritten |= flagged
+    table = _aggregate(configs, results)
+    measured = _measured(landscape) if landscape is not None and landscape.num_rows else {}
+    names = sorted({name for values in measured.values() for name in values}, key=list(COLUMNS).index)
+    keys = list(zip(table["cell_id"].to_pylist(), table["epoch"].to_pylist(), strict=True))
+    for name in names:
+        values = pa.array([measured.get(key, {}).get(name) for key in keys], COLUMNS[name][0])
+        table = table.append_column(name, values)
+    return table.cast(pa.schema([_described(field) for field in table.schema]))
+
+
+def _described(plain: pa.Field) -> pa.Field:
+    """Say what a column of cells is: of its own, or the seed mean of a column of models."""
+    _, unit, text = COLUMNS.get(plain.name, OWN.get(plain.name, (None, None, plain.name)))
+    mean = ", mean over the seeds" if plain.name in MEANS else ""
+    return describe(plain, unit=unit, description=OWN.get(plain.name, (None, None, f"{text}{mean}"))[2])
+
+
+def _aggregate(configs: pa.Table, results: pa.Table) -> pa.Table:
+    ids = configs["model_id"].combine_chunks()
+    model = pc.index_in(results["model_id"], value_set=ids)
+    results = results.filter(pc.is_valid(model))
+    model = pc.drop_null(model)
+    cell_ids = configs["cell_id"].to_pylist()
+    rank = {cell_id: i for i, cell_id in enumerate(dict.fromkeys(cell_ids))}
+    cell = np.array([rank[cell_id] for cell_id in cell_ids], np.int64)[np.asarray(model, np.int64)]
+    columns: dict[str, Any] = {"cell": cell, "epoch": results["epoch"]}
+    names = results.column_names
+    if "train_loss" in names:
+        loss = results["train_loss"]
+        if "train_loss_corrected" in names:
+            loss = pc.coalesce(results["train_loss_corrected"], loss)
+        columns["log_loss"] = pc.log10(pc.max_element_wise(loss, 1e-12))
+        columns["train_loss"] = loss
+    columns.update({name: results[name] for name in MEANS if name in names})
+    plain = pa.table(columns)
+    wanted: list[tuple[Any, ...]] = [([], "count_all")]
+    wanted += [(name, "mean") for name in plain.column_names[2:]]
+    wanted += [(name, kind) for name in ("train_loss",) if name in columns for kind in ("min", "max")]
+    wanted += [("test_acc", "stddev")] if "test_acc" in columns else []
+    grouped = (
+        plain.group_by(["cell", "epoch"]).aggregate(wanted).sort_by([("cell", "ascending"), ("epoch", "ascending")])
+    )
+    first = [cell_ids.index(cell_id) for cell_id in rank]
+    place = configs.select(["cell_id", "load", "temperature"]).take(pa.array(first)).take(grouped["cell"])
+    last = {c: int(e) for c, e in zip(grouped["cell"].to_pylist(), grouped["epoch"].to_pylist(), strict=True)}
+    final = [last[c] == e for c, e in zip(grouped["cell"].to_pylist(), grouped["epoch"].to_pylist(), strict=True)]
+    out = {name: place[name] for name in place.column_names}
+    out |= {"epoch": grouped["epoch"], "final": pa.array(final, pa.bool_()), "n_models": grouped["count_all"]}
+    if "log_loss" in columns:
+        out["train_loss"] = pc.power(10.0, grouped["log_loss_mean"])
+        out |= {"train_loss_min": grouped["train_loss_min"], "train_loss_max": grouped["train_loss_max"]}
+    out |= {name: grouped[f"{name}_mean"] for name in MEANS if name in columns}
+    if "test_acc" in columns:
+        out["test_acc_std"] = grouped["test_acc_stddev"]
+        if "train_acc" in columns:
+            out["gap"] = pc.subtract(out["train_acc"], out["test_acc"])
+    return pa.table(out).combine_chunks()
+
+
+def _measured(landscape: pa.Table) -> dict[tuple[str, int], dict[str, float]]:
+    """Return the metrics of each (cell, epoch): the cell's own, else the mean over its models."""
+    names = [
+        n
+        for n in landscape.column_names
+        if n in COLUMNS and n not in KEYS and pa.types.is_floating(landscape.schema.field(n).type)
+    ]
+    own: dict[tuple[str, int], dict[str, float]] = {}
+    of_models: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for row in landscape.to_pylist():
+        key = (row["cell_id"], row["epoch"])
+        for name in names:
+            if row[name] is None:
+                continue
+            if row["model_id"] is None:
+                own.setdefault(key, {})[name] = row[name]
             else:
-                odd = _not_a_count(column, samples)
-                flagged = odd | same & (odd.mean() >= OVERWRITTEN) | same & overwritten & (column < SATURATED)
-            for row in rows[flagged].tolist():
-                flags.setdefault(row, []).append(name)
-    return [",".join(sorted(flags[row], key=METRICS.index)) if row in flags else None for row in range(len(table))]
+                of_models.setdefault(key, {}).setdefault(name, []).append(row[name])
+    for key, found in of_models.items():
+        means = {name: sum(values) / len(values) for name, values in found.items()}
+        for name in [name for name in means if name.startswith("log_")]:
+            raw = means.get(name.removeprefix("log_"))
+            means.pop(name)
+            if raw is not None and raw > 0:
+                means[name] = float(np.log(raw))
+        own[key] = means | own.get(key, {})
+    return own
 
 
-def landscape(
-    table: pa.Table, model: NDArray[np.int64], configs: list[dict[str, Any]], findings: list[Finding]
+def labelled(cells: pa.Table, thresholds: Thresholds, *, classes: int | None) -> pa.Table:
+    """Label every epoch of a table of cells by itself: cuts that depend on the data are those of the epoch."""
+    epochs = np.asarray(cells["epoch"], np.int64)
+    order = np.argsort(epochs, kind="stable")
+    parts = [
+        label(cells.take(pa.array(rows)), thresholds, classes=classes)
+        for rows in np.split(order, np.flatnonzero(np.diff(epochs[order])) + 1)
+        if len(rows)
+    ]
+    if not parts:
+        return label(cells, thresholds, classes=classes)
+    return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
+
+
+def default_epoch(cells: pa.Table, thresholds: Thresholds) -> int | None:
+    """Return the last epoch that has the metrics of the thresholds, as many as any epoch has; else the last one."""
+    best: tuple[int, int] | None = None
+    for epoch, group in _by_epoch(cells).items():
+        known = sum(group.get(name, 0) > 0 for name in (thresholds.mc, thresholds.cka))
+        best = max(best or (-1, -1), (known, epoch))
+    return best[1] if best else None
+
+
+def _by_epoch(cells: pa.Table) -> dict[int, dict[str, int]]:
+    names = [name for name in cells.column_names if pa.types.is_floating(cells.schema.field(name).type)]
+    grouped = cells.group_by("epoch").aggregate([(name, "count") for name in names]).to_pylist()
+    return {row["epoch"]: {name: row[f"{name}_count"] for name in names} for row in grouped}
+
+
+def model_phases(
+    configs: pa.Table, results: pa.Table, cells: pa.Table, thresholds: Thresholds, *, classes: int | None
 ) -> pa.Table:
-    """Move landscape metrics to the level of cells.
-
-    Where the seeds of a cell disagree, they keep a row each.
+    """Give each model the label of its cell, and say whether it fits as its cell does.
 
     Args:
-        table: landscape of all rows.
-        model: number of each row's model.
         configs: the models.
-        findings: to add to.
+        results: their results.
+        cells: the cells of one epoch, before labelling.
+        thresholds: how to decide.
+        classes: number of classes, or None.
+
+    Returns:
+        One row per model: `phase`, `phase_confidence`, `phase_reasons`, `fit`, `seed_disagrees`.
     """
-    names = [name for name in LANDSCAPE if name in table.column_names]
-    annotated = np.flatnonzero(_annotated(table))
-    rows = table.select(["epoch", *names]).take(annotated).to_pylist()
-    for row, number in zip(rows, model[annotated], strict=True):
-        row["model_id"], row["cell_id"] = configs[number]["model_id"], configs[number]["cell_id"]
-    place = {cell_id: i for i, cell_id in enumerate(dict.fromkeys(config["cell_id"] for config in configs))}
-    rows.sort(key=lambda row: (place[row["cell_id"]], row["epoch"]))
-    out: list[dict[str, Any]] = []
-    for (cell_id, epoch), group in groupby(rows, key=lambda row: (row["cell_id"], row["epoch"])):
-        members = list(group)
-        values = {name: {row[name] for row in members} - {None} for name in names}
-        apart = [name for name in names if len(values[name]) > 1]
-        if apart:
-            what = f"seeds disagree in {', '.join(apart)} at epoch {epoch}; each keeps its row, with its model_id."
-            findings.append(Finding("landscape-disagrees", cell_id, what))
-            out += members
-        else:
-            one = {name: next(iter(found), None) for name, found in values.items()}
-            out.append({"model_id": None, "cell_id": cell_id, "epoch": epoch, **one})
-    for row in out:
-        row["protocol"] = PROTOCOL
-    logarithms = [name for name in names if name.startswith("log_")]
-    raw = [name.removeprefix("log_") for name in logarithms]
-    made = from_rows(out, ("model_id", "cell_id", "epoch", "protocol", *names, *raw))
-    for name, logarithm in zip(raw, logarithms, strict=True):
-        position = made.schema.get_field_index(name)
-        made = made.set_column(position, made.schema.field(name), pc.exp(made[logarithm]))
-    return made
+    cells = label(cells, thresholds, classes=classes)
+    by_cell = {row["cell_id"]: row for row in cells.to_pylist()}
+    values = {row["cell_id"]: _value(row, thresholds) for row in by_cell.values()}
+    cut, _ = fit_cut_of([v for v in values.values() if v is not None], thresholds)
+    epoch = cells["epoch"][0].as_py() if cells.num_rows else None
+    at = results.filter(pc.equal(results["epoch"], pa.scalar(epoch, pa.int64()))).to_pylist()
+    own = {row["model_id"]: _value(row, thresholds) for row in at}
+    rows = []
+    for model_id, cell_id in zip(configs["model_id"].to_pylist(), configs["cell_id"].to_pylist(), strict=True):
+        cell, value, of_cell = by_cell.get(cell_id, {}), own.get(model_id), values.get(cell_id)
+        fit = None if value is None else value < cut
+        differs = None if fit is None or of_cell is None else fit != (of_cell < cut)
+        rows.append(
+            {
+                "phase": cell.get("phase"),
+                "phase_confidence": cell.get("phase_confidence"),
+                "phase_reasons": cell.get("phase_reasons"),
+                "fit": fit,
+                "seed_disagrees": differs,
+            }
+        )
+    schema = pa.schema(
+        [
+            describe(pa.field("phase", pa.string()), unit=None, description="phase of the model's cell"),
+            describe(pa.field("phase_confidence", pa.float64()), unit=None, description="probability of the label"),
+            describe(pa.field("phase_reasons", pa.list_(pa.string())), unit=None, description="how it was decided"),
+            describe(pa.field("fit", pa.bool_()), unit=None, description="does the model itself fit?"),
+            describe(pa.field("seed_disagrees", pa.bool_()), unit=None, description="unlike its cell?"),
+        ]
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _annotated(table: pa.Table) -> NDArray[np.bool_]:
-    """Say for each row whether it has any landscape metric."""
-    columns = [table[name].is_valid().to_numpy() for name in LANDSCAPE if name in table.column_names]
-    none = np.zeros(len(table), bool)
-    annotated: NDArray[np.bool_] = np.logical_or.reduce([none, *columns])
-    return annotated
+def _value(row: Mapping[str, Any], thresholds: Thresholds) -> float | None:
+    if thresholds.fit == "train_error":
+        return None if row.get("train_acc") is None else 1 - row["train_acc"]
+    loss = row.get("train_loss_corrected")
+    return row.get("train_loss") if loss is None else loss
 
 
-def _cell_numbers(configs: list[dict[str, Any]]) -> NDArray[np.int64]:
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(config["cell_id"], len(numbers)) for config in configs])
-
-
-def _same_in_cell(column: NDArray[np.float64], cell: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Say for each row whether all rows of its cell have its value, and whether it is the only one."""
-    low, high = np.full(cell.max() + 1, np.inf), np.full(cell.max() + 1, -np.inf)
-    np.minimum.at(low, cell, column)
-    np.maximum.at(high, cell, column)
-    return (low == high)[cell], (np.bincount(cell) == 1)[cell]
-
-
-def _not_a_count(column: NDArray[np.float64], samples: int | None) -> NDArray[np.bool_]:
-    if samples is None:
-        return np.zeros(len(column), bool)
-    with np.errstate(invalid="ignore"):
-        return np.abs(column * samples - np.round(column * samples)) > FRACTION
+def classes_of(name: str, configs: pa.Table) -> int | None:
+    """Return the number of classes of a zoo: from the registry, else from its models' arguments."""
+    if name in ZOOS:
+        return ZOOS[name].dataset.classes
+    if not configs.num_rows:
+        return None
+    arguments = json.loads(configs["architecture_config"][0].as_py() or "{}")
+    found = arguments.get("num_classes", arguments.get("out_features"))
+    return found if isinstance(found, int) and found > 1 else None

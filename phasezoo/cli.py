@@ -102,6 +102,49 @@ def show(
 
 
 @app.command()
+def phases(
+    zoo: ZooArgument,
+    epoch: Annotated[int | None, typer.Option(help="Epoch; by default the last one with landscape metrics.")] = None,
+    thresholds: Annotated[
+        str | None, typer.Option(help="default, strict_yang2021 or otsu; else the zoo's own.")
+    ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Count what moving each cut would change.")
+    ] = False,
+) -> None:
+    """Print the phase map of a zoo: load from left to right, hot on top."""
+    from phasezoo import load
+    from phasezoo.sensitivity import sensitivity as moved
+    from phasezoo.sensitivity import stability
+    from phasezoo.thresholds import thresholds_for
+
+    opened = load(zoo)
+    chosen = thresholds_for(opened.name, thresholds)
+    rows = opened.phases(epoch=epoch, thresholds=chosen).to_pylist()
+    load_axis, temperature = opened.manifest.load, opened.manifest.temperature
+    found = {(r["load"], r["temperature"]): r["phase"] or ", ".join(r["phase_flags"]) or "unknown" for r in rows}
+    loads = sorted({r["load"] for r in rows})
+    hot_first = sorted({r["temperature"] for r in rows}, reverse=temperature.hot != "low")
+    _print(
+        [
+            [f"{temperature.column} \\ {load_axis.column}", *(f"{x:g}" for x in loads)],
+            *([f"{y:g}", *(found.get((x, y), "") for x in loads)] for y in hot_first),
+        ]
+    )
+    typer.echo(
+        f"epoch {rows[0]['epoch']}; thresholds {chosen.name} ({chosen.id}): {chosen.fit} < {chosen.fit_cut:g}, "
+        f"{chosen.mc} >= {-chosen.mc_eps:g}, {chosen.cka} >= "
+        + (f"{chosen.cka_cut:g}" if chosen.cka_cut is not None else f"{chosen.cka_of_max:g} of the largest in IV")
+    )
+    if sensitivity:
+        for change in moved(opened, epoch=epoch):
+            typer.echo(f"{change.cut} at {change.value:.3g}: {change.changed} of {change.cells} cells change")
+        kept = sorted(stability(opened, epoch=epoch).values())
+        firm = sum(share >= 0.9 for share in kept)
+        typer.echo(f"seeds drawn anew: {firm} of {len(kept)} cells keep their label in 90 % of the draws or more")
+
+
+@app.command()
 def verify(zoo: ZooArgument) -> None:
     """Read every byte of a zoo and check hashes, layouts, index and agreement with stock safetensors."""
     from phasezoo import load
@@ -175,6 +218,40 @@ def export(
 
     view = load(zoo).filter(where)
     typer.echo(f"wrote {len(view)} models to {view.export(out, layout=layout)}")
+
+
+@app.command()
+def measure(
+    zoo: Annotated[str, typer.Argument(metavar="ZOO", help="Directory of the zoo; its landscape table is written.")],
+    metrics: Annotated[
+        str, typer.Option(help="Any of hessian, cka, curves, averaging.")
+    ] = "hessian,cka,curves,averaging",
+    epochs: Annotated[str, typer.Option(help="Epochs with checkpoints; 'first' and 'last' work too.")] = "last",
+    protocol: Annotated[str | None, typer.Option(help="corrected, published or digits; else that of the zoo.")] = None,
+    where: Annotated[str | None, typer.Option(help="Condition, such as 'width <= 8'.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that measure at the same time.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that measures instead; 'auto'.")] = None,
+) -> None:
+    """Compute loss-landscape metrics. A stopped measurement goes on when the command is given again."""
+    import json
+    from collections import Counter
+
+    from phasezoo.training.landscape.measure import measure as run
+
+    table = run(
+        zoo,
+        metrics=[name.strip() for name in metrics.split(",")],
+        epochs=[int(e) if e.strip().isdigit() else e.strip() for e in epochs.split(",")],
+        protocol=protocol,
+        where=where,
+        workers=workers,
+        ray=ray,
+    )
+    typer.echo(f"the landscape table of {zoo} has {table.num_rows} rows")
+    texts = table["reasons"].to_pylist() if "reasons" in table.column_names else []
+    why = Counter((k.partition(" of ")[0], v) for text in texts if text for k, v in json.loads(text).items())
+    for (column, reason), n in sorted(why.items()):
+        typer.echo(f"  {n} rows without {column}: {reason}")
 
 
 @app.command()

@@ -78,6 +78,14 @@ class FilterError(PhaseZooError, ValueError):
     """A filter expression that cannot be read."""
 
 
+class ThresholdError(PhaseZooError, ValueError):
+    """No threshold, or set of thresholds, of that name."""
+
+
+class MeasureError(PhaseZooError, ValueError):
+    """A metric cannot be computed on what was given."""
+
+
 class DependencyError(PhaseZooError, ImportError):
     """An optional library is needed for this call and is not installed."""
 

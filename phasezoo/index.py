@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from phasezoo.source import Source
+    from phasezoo.thresholds import Thresholds
 
 # Columns without which a table cannot be used; a table may have more.
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -239,10 +240,65 @@ class Index:
         result: bytes = self.table("digests")["digests"][checkpoint_row].as_py()
         return result
 
+    @property
+    def measured(self) -> bool:
+        """Are there landscape metrics?"""
+        return "landscape" in self.manifest.tables and self.manifest.tables["landscape"].rows > 0
+
+    @cached_property
+    def cells(self) -> pa.Table:
+        """One row per cell and epoch, without labels."""
+        from phasezoo.cells import cell_table
+
+        landscape = self.table("landscape") if self.measured else None
+        return cell_table(self.table("configs"), self.table("results"), landscape)
+
+    @cached_property
+    def classes(self) -> int | None:
+        """Number of classes of the task, if it is a classification and the number is known."""
+        from phasezoo.cells import classes_of
+
+        return classes_of(self.manifest.name, self.table("configs"))
+
+    def epoch_cells(self, epoch: int | None, thresholds: Thresholds) -> pa.Table:
+        """Return the cells of one epoch, without labels; by default of the last epoch that was measured.
+
+        Raises:
+            EpochNotFoundError: there are no results at that epoch.
+        """
+        import pyarrow.compute as pc
+
+        from phasezoo.cells import default_epoch
+
+        if epoch is None:
+            epoch = default_epoch(self.cells, thresholds)
+        found = self.cells.filter(pc.field("epoch") == epoch)
+        if not found.num_rows:
+            epochs = sorted(set(self.cells["epoch"].to_pylist()))
+            span = f"There are results from epoch {epochs[0]} to {epochs[-1]}." if epochs else "There are no results."
+            raise EpochNotFoundError(f"no results at epoch {epoch!r} in zoo {self.manifest.name!r}. {span}")
+        return found
+
+    @cached_property
+    def configs(self) -> pa.Table:
+        """`configs`, with the phase of each model's cell if the zoo was measured."""
+        configs = self.table("configs")
+        if not self.measured or configs.num_rows == 0:
+            return configs
+        from phasezoo.cells import model_phases
+        from phasezoo.thresholds import thresholds_for
+
+        thresholds = thresholds_for(self.manifest.name)
+        cells = self.epoch_cells(None, thresholds)
+        phases = model_phases(configs, self.table("results"), cells, thresholds, classes=self.classes)
+        for name in phases.column_names:
+            configs = configs.append_column(phases.schema.field(name), phases[name])
+        return configs
+
     @cached_property
     def summary(self) -> pa.Table:
         """`configs` with, for each model, the results of its last epoch appended."""
-        configs = self.table("configs")
+        configs = self.configs
         if "results" not in self.manifest.tables:
             return configs
         import pyarrow as pa

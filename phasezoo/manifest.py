@@ -104,6 +104,7 @@ class Manifest(_Record):
         temperature: the temperature axis.
         tables: table name to file.
         shards: all files with weights; empty for a zoo of tables only.
+        protocols: protocol id of the landscape table to its settings.
     """
 
     format: Literal["phasezoo"] = "phasezoo"
@@ -121,6 +122,7 @@ class Manifest(_Record):
     citation: str
     tables: dict[str, Table]
     shards: tuple[Shard, ...] = ()
+    protocols: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Serialise to the bytes of zoo.json (stable: the same manifest gives the same bytes).

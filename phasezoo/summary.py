@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from phasezoo import cells
-from phasezoo.cells import METRICS
+from phasezoo import annotation
+from phasezoo.annotation import METRICS
 from phasezoo.manifest import Manifest, Provenance
 from phasezoo.registry import COMMIT, REPOSITORY, Entry
 from phasezoo.report import Finding
@@ -67,7 +67,7 @@ def parse(data: bytes, entry: Entry, *, where: str = "the summary table") -> Tab
     table, model, models = find_models(data, entry, findings, where=where)
     configs = [_config(trial, entry) for trial in models]
     results = _results(table, model, configs, entry)
-    landscape = cells.landscape(table, model, configs, findings)
+    landscape = annotation.landscape(table, model, configs, findings)
     findings += [*_about_models(models, configs, entry), *_about_results(results, configs, entry)]
     return Tables(from_rows(configs, _columns(entry.load.column)), results, landscape, tuple(sorted(set(findings))))
 
@@ -148,7 +148,7 @@ def _columns(load: str) -> tuple[str, ...]:
 
 
 def _results(table: pa.Table, model: NDArray[np.int64], configs: list[dict[str, Any]], entry: Entry) -> pa.Table:
-    means = cells.means(table, model, configs, entry.dataset)
+    means = annotation.means(table, model, configs, entry.dataset)
     steps = np.array([config["accumulation_steps"] or 0 for config in configs])
     factor = np.where(table["epoch"].to_numpy() == 0, 1, steps[model])  # epoch 0 is evaluated, not accumulated
     # The mean over seeds of losses that were divided by different numbers cannot be undone.

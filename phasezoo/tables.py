@@ -100,6 +100,13 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     ),
     "hessian_trace_train": (pa.float64(), None, "trace of the Hessian of the training loss, mean over the seeds"),
     "hessian_top_ev_val": (pa.float64(), None, "eigenvalue of largest size of the Hessian of the test loss, seed mean"),
+    "representation_similarity_pairs": (pa.list_(pa.float64()), None, "representation_similarity of each pair"),
+    **{
+        f"hessian_{what}_{split}_{error}": (pa.float64(), None, f"{text} of hessian_{what}_{split}")
+        for what, error, text in (("trace", "stderr", "standard error"), ("top_ev", "error", "bound on the error"))
+        for split in ("train", "val")
+    },
+    "reasons": (pa.string(), None, "column to the reason why it is null, as JSON"),
     "shard": (pa.string(), None, "file with the weights"),
     "offset": (
         pa.int64(),

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
-from phasezoo.cells import LANDSCAPE, METRICS
+from phasezoo.annotation import LANDSCAPE, METRICS
 from phasezoo.errors import FormatError
 from phasezoo.registry import Entry
 from phasezoo.report import Finding

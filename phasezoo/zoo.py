@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from phasezoo.thresholds import Thresholds
 
 
 class Zoo:
@@ -71,11 +74,56 @@ class Zoo:
         """One row per model: `configs` with the results of its last epoch; what `filter` and `sort` see."""
         return self._dataset("summary")
 
+    @property
+    def cells(self) -> datasets.Dataset:
+        """One row per load x temperature x epoch: seed means and spreads, landscape metrics, phase."""
+        return self._dataset("cells")
+
+    def phases(
+        self, *, epoch: int | None = None, thresholds: str | Thresholds | dict[str, Any] | None = None
+    ) -> pa.Table:
+        """Label the cells of this view at one epoch.
+
+        Cuts that depend on the data are those of the whole zoo, so that a view does not change a label.
+
+        Args:
+            epoch: which; by default the last one with landscape metrics.
+            thresholds: a set, the name of one (``"strict_yang2021"``), or numbers to change, such as
+                ``{"mc_eps": 5.0}``; by default those of the zoo.
+
+        Returns:
+            One row per cell: metrics, `phase`, `phase_confidence`, probabilities, margins, reasons and flags.
+
+        Raises:
+            EpochNotFoundError: there are no results at that epoch.
+            ThresholdError: no thresholds of that name.
+        """
+        from phasezoo.thresholds import thresholds_for
+
+        chosen = thresholds_for(self.name, thresholds)
+        return self._cells(self._index.epoch_cells(epoch, chosen), chosen)
+
+    def _cells(self, cells: pa.Table | None, thresholds: Thresholds | None) -> pa.Table:
+        """Label cells (all, by default) and keep those of this view."""
+        import pyarrow.compute as pc
+
+        from phasezoo.cells import labelled
+        from phasezoo.thresholds import thresholds_for
+
+        index = self._index
+        chosen = thresholds or thresholds_for(self.name)
+        table = labelled(index.cells if cells is None else cells, chosen, classes=index.classes)
+        if self._all:
+            return table
+        ours = self.table("configs")["cell_id"].combine_chunks().unique()
+        return table.filter(pc.field("cell_id").isin(ours))
+
     def table(self, name: str) -> pa.Table:
         """Return a table of this view as Arrow, with units and descriptions in the field metadata.
 
         Args:
-            name: ``configs``, ``results``, ``landscape``, ``checkpoints``, ``layouts``, ``digests`` or ``summary``.
+            name: ``configs``, ``results``, ``landscape``, ``checkpoints``, ``layouts``, ``digests``, ``summary`` or
+                ``cells``.
 
         Raises:
             TableNotFoundError: no table of that name.
@@ -87,7 +135,10 @@ class Zoo:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        table = self._index.summary if name == "summary" else self._index.table(name)
+        if name == "cells":
+            return self._cells(None, None)
+        derived = {"summary": lambda: self._index.summary, "configs": lambda: self._index.configs}
+        table = derived[name]() if name in derived else self._index.table(name)
         if self._all or name == "layouts":
             return table
         if name in ("configs", "summary"):
@@ -108,11 +159,31 @@ class Zoo:
 
         return export(self, out, layout=layout)
 
-    def heatmap(self, metric: str, *, ax: Axes | None = None) -> Axes:
-        """Draw a column of `summary` over load x temperature; see `phasezoo.plot.heatmap`."""
+    def heatmap(self, metric: str, *, epoch: int | None = None, ax: Axes | None = None) -> Axes:
+        """Draw a metric of the cells over load x temperature; see `phasezoo.plot.heatmap`."""
         from phasezoo.plot import heatmap
 
-        return heatmap(self, metric, ax=ax)
+        return heatmap(self, metric, epoch=epoch, ax=ax)
+
+    def phase_diagram(
+        self,
+        *,
+        epoch: int | None = None,
+        thresholds: str | Thresholds | dict[str, Any] | None = None,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Draw the phase of each cell; see `phasezoo.plot.phase_diagram`."""
+        from phasezoo.plot import phase_diagram
+
+        return phase_diagram(self, epoch=epoch, thresholds=thresholds, ax=ax)
+
+    def figure(
+        self, *, epoch: int | None = None, thresholds: str | Thresholds | dict[str, Any] | None = None
+    ) -> Figure:
+        """Draw every metric that the zoo has, and the phase map; see `phasezoo.plot.figure`."""
+        from phasezoo.plot import figure
+
+        return figure(self, epoch=epoch, thresholds=thresholds)
 
     def _dataset(self, name: str) -> datasets.Dataset:
         import datasets

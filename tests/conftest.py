@@ -24,6 +24,12 @@ SHAPE = {"in_features": 5, "depth": 1, "out_features": 3}
 EPOCHS = (0, 2, 5)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The tensors of the tests are small: a second thread costs more than it gives."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def zoo() -> phasezoo.Zoo:
     return phasezoo.load("mlp-digits")

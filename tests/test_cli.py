@@ -20,7 +20,7 @@ def phasezoo(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_list_and_info() -> None:
     assert "mlp-digits" in phasezoo("list").stdout
     info = phasezoo("info", "mlp-digits").stdout
-    for fact in ("264", "0.005, 0.01", "empty: no metrics computed yet", "MIT", "unit death"):
+    for fact in ("264", "0.005, 0.01", "1,056 rows", "MIT", "unit death"):
         assert fact in info
 
 
@@ -51,6 +51,19 @@ def test_verify_says_what_it_read_and_what_is_wrong(small, tmp_path: Path) -> No
     bad = phasezoo("verify", str(path))
     assert bad.returncode == 1
     assert shard.parent.name in bad.stderr
+
+
+def test_phases_prints_the_map_and_what_moving_a_cut_changes() -> None:
+    result = phasezoo("phases", "mlp-digits", "--sensitivity")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["lr", "\\", "width", "2", "3", "4", "6", "8", "12", "16", "24", "32", "48", "64"]
+    assert lines[1].split()[0] == "0.1"  # hot on top
+    assert lines[8].split()[-1] == "IV-B"
+    assert "train_loss < 0.1" in lines[9]
+    assert sum("of 88 cells change" in line for line in lines) == 6
+    strict = phasezoo("phases", "mlp-digits", "--epoch", "50", "--thresholds", "strict_yang2021")
+    assert "train_loss < 0.003" in strict.stdout
+    assert "no set of thresholds" in phasezoo("phases", "mlp-digits", "--thresholds", "strict").stderr
 
 
 def test_build_audit_and_export(tmp_path: Path) -> None:

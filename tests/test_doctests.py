@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -77,3 +78,14 @@ def test_benchmarks_run_small(name: str) -> None:
     result = subprocess.run([sys.executable, script, "--small"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "x   (" in result.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_run(path: Path, tmp_path: Path) -> None:
+    """Cells run in order as a script; what a notebook adds is the display of each last value."""
+    cells = json.loads(path.read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    command = [sys.executable, "-c", "import matplotlib\nmatplotlib.use('Agg')\n" + source]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert all(not cell.get("outputs") for cell in cells), "outputs do not belong into the repository"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 import phasezoo
+from phasezoo.sensitivity import stability
 from phasezoo.training.data import load_data
 from phasezoo.training.grid import train_grid
 from phasezoo.training.recipes import names, recipe
@@ -39,6 +41,29 @@ def test_the_grid_is_complete(zoo: phasezoo.Zoo) -> None:
     }
     assert all(model.epochs == [0, 10, 50, 150] for model in zoo)
     assert zoo.table("results").num_rows == 264 * 151
+
+
+def test_every_cell_was_measured_at_three_epochs_or_says_why_not(zoo: phasezoo.Zoo) -> None:
+    rows = zoo.table("landscape").to_pylist()
+    for epoch in (10, 50, 150):
+        at = [row for row in rows if row["epoch"] == epoch]
+        assert sum(row["model_id"] is None for row in at) == 88
+        assert sum(row["model_id"] is not None for row in at) == 264
+    for row in rows:
+        reasons = json.loads(row["reasons"] or "{}")
+        names = ["representation_similarity", "curve_mc_train_loss", "gitrebasin_acc_test", "wiseft_acc_test"]
+        names = names if row["model_id"] is None else ["hessian_trace_train", "hessian_top_ev_train"]
+        for name in names:
+            assert row.get(name) is not None or reasons[name], (row, name)
+
+
+def test_it_shows_the_five_phases(zoo: phasezoo.Zoo) -> None:
+    cells = zoo.phases().to_pandas()
+    assert set(cells["phase"]) == {"I", "II", "III", "IV-A", "IV-B"}
+    accuracy = cells.groupby("phase")["test_acc"].mean()
+    assert accuracy.idxmax() == "IV-B"
+    kept = stability(zoo, draws=30)
+    assert sum(share >= 0.9 for share in kept.values()) >= 70
 
 
 def test_it_ships_in_at_most_ten_megabytes(embedded_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_filters_and_pictures_work_without_weights(server: Server) -> None:
     assert view[0].results.num_rows == 4
     assert view[0].landscape.num_rows == view.landscape.num_rows == 1
     assert zoo.filter("test_acc > 0.99 and cell_mean_columns is None").nbytes == 0
-    assert zoo.heatmap("test_acc").get_title() == "resnet18-cifar10"
+    assert zoo.heatmap("test_acc").get_title() == "resnet18-cifar10, epoch 3"
 
 
 def test_touching_a_weight_names_the_three_ways_on(server: Server) -> None:

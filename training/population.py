@@ -83,6 +83,14 @@ class Population:
             y: labels ``[S, batch]``.
             lr: learning rates ``[S, 1]``.
         """
+        self.differentiate(x, y)
+        # As torch.optim.SGD: g <- g + wd w; v <- mu v + g; w <- w - lr v
+        self.grads.add_(self.params, alpha=self.weight_decay)
+        self.buffer.mul_(self.momentum).add_(self.grads)
+        self.params.addcmul_(self.buffer, lr, value=-1.0)
+
+    def differentiate(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Write the gradient of each member's mean loss into `grads` ``[S, P]``."""
         *h, logits = self.forward(x)
         # d loss / d logits = (softmax(logits) - onehot(y)) / batch
         dz = logits.new_zeros(*y.shape, _padded(self.sizes[-1]))
@@ -94,10 +102,6 @@ class Population:
             torch.sum(dz, 1, keepdim=True, out=self.bias_grads[i])  # db = sum dz
             if i:
                 dz = torch.bmm(dz, self.weights[i]).mul_(h[i] > 0)  # dh = dz W, then through the ReLU
-        # As torch.optim.SGD: g <- g + wd w; v <- mu v + g; w <- w - lr v
-        self.grads.add_(self.params, alpha=self.weight_decay)
-        self.buffer.mul_(self.momentum).add_(self.grads)
-        self.params.addcmul_(self.buffer, lr, value=-1.0)
 
     def evaluate(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean cross-entropy ``[S]`` and accuracy ``[S]`` (float64) on a split."""

@@ -1,0 +1,1 @@
+"""Loss-landscape metrics: curvature, similarity, connectivity and averages of trained networks."""

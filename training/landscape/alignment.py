@@ -1,0 +1,149 @@
+"""Which permutations of units leave a network's function alone, and the one that brings two networks closest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from phasezoo.errors import MeasureError
+from phasezoo.training.landscape.symmetry import Symmetry, symmetry
+
+State = Mapping[str, torch.Tensor]
+Permutations = dict[int, torch.Tensor]
+
+
+def permute(state: State, *, spec: Symmetry, permutations: Permutations) -> dict[str, torch.Tensor]:
+    """Permute the units of a network: unit i becomes what unit ``permutations[group][i]`` was.
+
+    All tensors move with their units, BatchNorm's running statistics too, so that the function stays the same.
+
+    Args:
+        state: its state dict.
+        spec: the permutations that its architecture allows.
+        permutations: group -> permutation; groups left out stay as they are.
+    """
+    moved = dict(state)
+    for name, axes in spec.axes.items():
+        for axis, (group, repeats) in axes.items():
+            if group in permutations:
+                moved[name] = moved[name].index_select(
+                    axis, _spread(permutations[group], repeats).to(moved[name].device)
+                )
+    return moved
+
+
+def _spread(permutation: torch.Tensor, repeats: int) -> torch.Tensor:
+    """Permute blocks of `repeats` entries: the positions of a flattened feature map follow their channel."""
+    return (permutation[:, None] * repeats + torch.arange(repeats)).flatten()
+
+
+@dataclass(frozen=True)
+class Match:
+    """Permutations that bring one network close to another.
+
+    Attributes:
+        permutations: group -> permutation, for `permute`.
+        objective: sum over permuted parameters of <a, P b>, before the first sweep and after each.
+        converged: whether the last sweep changed nothing.
+    """
+
+    permutations: Permutations
+    objective: list[float]
+    converged: bool
+
+
+def match_weights(target: State, *, source: State, spec: Symmetry, sweeps: int = 100, seed: int = 0) -> Match:
+    """Match the units of `source` to those of `target` by their weights (Ainsworth et al. 2023, Algorithm 1).
+
+        max over P of sum_l <A_l, P_l B_l P_{l-1}'>
+
+    One group of units at a time, in random order, is a linear assignment problem; sweeps end when none changes.
+    Running statistics are no part of the objective.
+
+    Args:
+        target: state dict of the network that stays.
+        source: state dict of the network whose units are permuted.
+        spec: the permutations that the architecture allows.
+        sweeps: at most so many.
+        seed: seed of the order.
+
+    Raises:
+        MeasureError: the networks differ in shape.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    a, b = _weights(target, spec), _weights(source, spec)
+    for name, tensor in a.items():
+        if name not in b or b[name].shape != tensor.shape:
+            raise MeasureError(f"the networks differ in {name!r}. Match networks of one architecture.")
+    permutations = {group: torch.arange(size) for group, size in spec.sizes.items()}
+    uses: dict[int, list[tuple[str, int, int]]] = {group: [] for group in spec.sizes}
+    for name in a:
+        for axis, (group, repeats) in spec.axes[name].items():
+            uses[group].append((name, axis, repeats))
+
+    def moved(name: str, *, but: int | None = None) -> torch.Tensor:
+        """Permute B along all axes but one."""
+        tensor = b[name]
+        for axis, (group, repeats) in spec.axes[name].items():
+            if axis != but:
+                tensor = tensor.index_select(axis, _spread(permutations[group], repeats).to(tensor.device))
+        return tensor
+
+    def objective() -> float:
+        return sum((a[name] * moved(name)).sum().item() for name in a)
+
+    generator = torch.Generator().manual_seed(seed)
+    history, converged = [objective()], False
+    groups = list(spec.sizes)
+    while not converged and len(history) <= sweeps:
+        converged = True
+        for i in torch.randperm(len(groups), generator=generator).tolist():
+            group = groups[i]
+            n = spec.sizes[group]
+            gain = torch.zeros(n, n, dtype=torch.float64)  # gain[i, j]: of putting B's unit j in place i
+            for name, axis, _ in uses[group]:
+                rows = a[name].movedim(axis, 0).reshape(n, -1)
+                gain += (rows @ moved(name, but=axis).movedim(axis, 0).reshape(n, -1).T).double().cpu()
+            found = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+            better = gain[torch.arange(n), found].sum() - gain[torch.arange(n), permutations[group]].sum()
+            if better > 1e-12 * gain.abs().sum():
+                permutations[group], converged = found, False
+        history.append(objective())
+    return Match(permutations, history, converged)
+
+
+def _weights(state: State, spec: Symmetry) -> dict[str, torch.Tensor]:
+    return {name: state[name].detach() for name in spec.axes if name in spec.parameters and spec.axes[name]}
+
+
+def align(
+    model: nn.Module, *, states: Sequence[State], reference: int = 0, seed: int = 0
+) -> list[dict[str, torch.Tensor]]:
+    """Permute the units of networks so that each is as close as possible to one of them.
+
+    Args:
+        model: a network of the architecture; its own weights are not used.
+        states: their state dicts.
+        reference: the network that stays.
+        seed: seed of the order in which groups of units are matched.
+
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> spec = symmetry(net)
+    >>> shuffled = permute(net.state_dict(), spec=spec, permutations={g: torch.tensor([2, 0, 1]) for g in spec.sizes})
+    >>> first, second = align(net, states=[net.state_dict(), shuffled])
+    >>> all(torch.equal(first[name], second[name]) for name in first)
+    True
+    """
+    spec = symmetry(model)
+    aligned = []
+    for i, state in enumerate(states):
+        if i == reference:
+            aligned.append(dict(state))
+            continue
+        found = match_weights(states[reference], source=state, spec=spec, seed=seed)
+        aligned.append(permute(state, spec=spec, permutations=found.permutations))
+    return aligned

@@ -1,0 +1,259 @@
+"""The groups of landscape metrics: each takes models of one epoch and gives rows of the landscape table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from typing import Any, cast
+
+import torch
+
+from phasezoo.errors import MeasureError, PhaseZooError
+from phasezoo.model import Model
+from phasezoo.nets.mlp import MLP
+from phasezoo.training.data import Data, Split
+from phasezoo.training.landscape.averaging import epoch_average, seed_average
+from phasezoo.training.landscape.cka import cka, collect_outputs
+from phasezoo.training.landscape.connectivity import Path, fit_bezier, learning_rates, mode_connectivity
+from phasezoo.training.landscape.hessian import natural_log, top_eigenvalues, trace
+from phasezoo.training.landscape.hvp import HessianOperator
+from phasezoo.training.landscape.many_curves import evaluate_many, fit_many
+from phasezoo.training.landscape.protocols import MeasureProtocol
+from phasezoo.training.landscape.replay import Batch, micro_batches
+
+Row = dict[str, Any]
+Group = Callable[[Sequence[Model], int, MeasureProtocol, Data], list[Row]]
+
+
+def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data: Data) -> list[Row]:
+    """Trace and largest eigenvalue of the Hessian of each model, on training and test data."""
+    rows = [_row(model, epoch) for model in models]
+    nets = _modules(models, epoch, rows, "hessian_trace_train", "hessian_top_ev_train")
+    if not nets:
+        return rows
+    # Many at once pays for perceptrons only.
+    parts = [list(range(len(nets)))] if _perceptrons(nets) and len(nets) > 1 else [[i] for i in range(len(nets))]
+    splits = {
+        "train": _some(data.train, protocol.train_samples, seed=protocol.seed),
+        "val": Split(data.test.x[: protocol.test_samples], data.test.y[: protocol.test_samples]),
+    }
+    for split, part in ((name, part) for name, samples in splits.items() if len(samples) for part in parts):
+        with _noting([rows[i] for i in part], f"hessian_trace_{split}", f"hessian_top_ev_{split}"):
+            batches = micro_batches(splits[split].x, y=splits[split].y, size=protocol.batch)
+            together = len(part) > 1
+            op = HessianOperator([nets[i] for i in part] if together else nets[part[0]], batches=batches)
+            sums = trace(op, products=protocol.products, seed=protocol.seed)
+            top = top_eigenvalues(op, which=protocol.which, rtol=protocol.rtol, seed=protocol.seed)
+            for j, i in enumerate(part):
+                at = j if together else ()
+                _put(rows[i], f"hessian_trace_{split}", sums.value[at].item())
+                rows[i][f"hessian_trace_{split}_stderr"] = sums.stderr[at].item()
+                _put(rows[i], f"hessian_top_ev_{split}", top.values[at][..., 0].item())
+                rows[i][f"hessian_top_ev_{split}_error"] = top.errors[at][..., 0].item()
+                if not top.converged:
+                    why = f"not within {protocol.rtol:g} after {top.products} products"
+                    rows[i]["reasons"][f"hessian_top_ev_{split}_error"] = why
+    return rows
+
+
+def similarity(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data: Data) -> list[Row]:
+    """CKA of the logits on test data, mean over the pairs of seeds of each cell."""
+    rows = []
+    for cell in _cells(models):
+        row = _row(cell[0], epoch, cell=True)
+        rows.append(row)
+        if _too_few(row, cell, "representation_similarity"):
+            continue
+        with _noting([row], "representation_similarity"):
+            nets = [model.checkpoint(epoch).module() for model in cell]
+            size = protocol.cka_batch or len(data.test)
+            batches = micro_batches(data.test.x, y=data.test.y, size=size)[: protocol.cka_batches]
+            outputs = [found[""] for found in collect_outputs(nets, batches=batches)]
+            found = cka(outputs, estimator=protocol.cka)
+            pairs = [found.matrix[i, j].item() for i, j in combinations(range(len(cell)), 2)]
+            known = [value for value in pairs if math.isfinite(value)]
+            if known:
+                row["representation_similarity"] = sum(known) / len(known)
+                row["representation_similarity_pairs"] = known
+            for i, why in found.reasons.items():
+                row["reasons"][f"representation_similarity of {cell[i].id}"] = why
+            if not known:
+                row["reasons"]["representation_similarity"] = "no pair of networks with outputs that are not constant"
+    return rows
+
+
+def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data: Data) -> list[Row]:
+    """Mode connectivity of quadratic Bezier curves between the seeds of each cell, mean over the pairs."""
+    rows, pairs, owners = [], [], []
+    columns = [f"curve_mc_{split}_{what}" for split in ("train", "test") for what in ("loss", "error")]
+    for cell in _cells(models):
+        row = _row(cell[0], epoch, cell=True)
+        rows.append(row)
+        if not _too_few(row, cell, *columns):
+            pairs += list(combinations(cell, 2))
+            owners += [row] * math.comb(len(cell), 2)
+    with _noting(rows, *columns):
+        found = _paths(pairs, epoch, protocol, data) if pairs else []
+        values: dict[int, list[Mapping[str, Path]]] = {}
+        for owner, paths in zip(owners, found, strict=True):
+            values.setdefault(id(owner), []).append(paths)
+        for row in rows:
+            for split in ("train", "test") if id(row) in values else ():
+                ours = [paths[split] for paths in values[id(row)]]
+                losses = [path.loss if protocol.averages == "published" else path.nll for path in ours]
+                for what, all_values in (("loss", losses), ("error", [path.error for path in ours])):
+                    mcs = [mode_connectivity(v) for v in all_values]
+                    mean = sum(mcs) / len(mcs)
+                    if math.isfinite(mean):
+                        row[f"curve_mc_{split}_{what}"] = mean
+                    else:
+                        row["reasons"][f"curve_mc_{split}_{what}"] = "the loss is not finite along a curve"
+    return rows
+
+
+def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data: Data) -> list[Row]:
+    """Accuracy of averages: over the last epochs of each model, and over the aligned seeds of each cell."""
+    rows = []
+    train, test = (micro_batches(s.x, y=s.y, size=512) for s in (data.train, data.test))
+    for cell in _cells(models):
+        row = _row(cell[0], epoch, cell=True)
+        rows.append(row)
+        size = int(cell[0].config.get("batch_size") or 128)
+        bn = micro_batches(data.train.x, y=data.train.y, size=size)[: protocol.bn_batches]
+        with _noting([row], "wiseft_acc_test", "wiseft_acc_test_delta"):
+            found = []
+            for model in cell:
+                net = model.checkpoint(epoch).module()
+                last = range(epoch - protocol.average_epochs + 1, epoch + 1)
+                missing = [e for e in last if e not in model.epochs]
+                if missing:
+                    raise MeasureError(f"no checkpoints at the epochs {', '.join(map(str, missing))}")
+                states = [model.checkpoint(e).state_dict() for e in last]
+                found.append(
+                    epoch_average(net, states=states, train=train, test=test, bn_batches=bn, protocol=protocol.averages)
+                )
+            row["wiseft_acc_test"] = sum(a.test.accuracy for a in found) / len(found)
+            row["wiseft_acc_test_delta"] = sum(a.delta for a in found) / len(found)
+        if _too_few(row, cell, "gitrebasin_acc_test", "gitrebasin_acc_test_delta"):
+            continue
+        with _noting([row], "gitrebasin_acc_test", "gitrebasin_acc_test_delta"):
+            net = cell[0].checkpoint(epoch).module()
+            states = [model.checkpoint(epoch).state_dict() for model in cell]
+            average = seed_average(
+                net,
+                states=states,
+                train=train,
+                test=test,
+                bn_batches=bn,
+                protocol=protocol.averages,
+                seed=protocol.seed,
+            )
+            row["gitrebasin_acc_test"], row["gitrebasin_acc_test_delta"] = average.test.accuracy, average.delta
+    return rows
+
+
+GROUPS: dict[str, Group] = {"hessian": hessian, "cka": similarity, "curves": curves, "averaging": averaging}
+
+
+def _paths(
+    pairs: Sequence[tuple[Model, Model]], epoch: int, protocol: MeasureProtocol, data: Data
+) -> list[dict[str, Path]]:
+    """Fit a curve for each pair and evaluate it."""
+    if protocol.curve_schedule == "cosine":
+        n = protocol.curve_epochs
+        rates = [protocol.curve_lr * (1 + math.cos(math.pi * e / n)) / 2 for e in range(n)]
+    else:
+        schedule = "published" if protocol.curve_schedule == "published" else "corrected"
+        rates = learning_rates(protocol.curve_epochs, lr=protocol.curve_lr, protocol=cast(Any, schedule))
+    t = torch.linspace(0, 1, protocol.curve_points).tolist()
+    modules = {m.id: m.checkpoint(epoch).module() for pair in pairs for m in pair}
+    settings: dict[str, Any] = {
+        "batch_size": protocol.curve_batch,
+        "momentum": protocol.curve_momentum,
+        "weight_decay": protocol.curve_weight_decay,
+        "clip": protocol.curve_clip,
+        "seed": protocol.seed,
+    }
+    if _perceptrons(list(modules.values())):
+        ends = [(cast(MLP, modules[a.id]), cast(MLP, modules[b.id])) for a, b in pairs]
+        population, points = fit_many(ends, data=data.train, rates=rates, **settings)
+        return evaluate_many(population, points, data={"train": data.train, "test": data.test}, t=t)
+    train, test = (micro_batches(s.x, y=s.y, size=protocol.curve_batch) for s in (data.train, data.test))
+    found = []
+    for a, b in pairs:
+        ends_of = (modules[a.id].state_dict(), modules[b.id].state_dict())
+        whole: Batch = (data.train.x, data.train.y)
+        curve = fit_bezier(modules[a.id], ends=ends_of, data=whole, epochs=len(rates), lr=rates, **settings)
+        found.append(
+            curve.evaluate(
+                {"train": train, "test": test}, t=t, bn_batches=train, weight_decay=protocol.curve_weight_decay
+            )
+        )
+    return found
+
+
+def _modules(models: Sequence[Model], epoch: int, rows: Sequence[Row], *columns: str) -> list[torch.nn.Module]:
+    """Load the networks; none, with the reason in every row, if their architecture cannot be built."""
+    nets: list[torch.nn.Module] = []
+    with _noting(rows, *columns):
+        nets = [model.checkpoint(epoch).module() for model in models]
+    return nets
+
+
+def _perceptrons(nets: Sequence[torch.nn.Module]) -> bool:
+    return all(isinstance(net, MLP) and net.activation == "relu" for net in nets)
+
+
+def _some(split: Split, n: int | None, *, seed: int) -> Split:
+    """Return n samples drawn without replacement, or all in order."""
+    if n is None or n >= len(split):
+        return split
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:n]
+    return Split(split.x[chosen], split.y[chosen])
+
+
+def _cells(models: Sequence[Model]) -> list[list[Model]]:
+    cells: dict[str, list[Model]] = {}
+    for model in models:
+        cells.setdefault(model.config["cell_id"], []).append(model)
+    return list(cells.values())
+
+
+def _row(model: Model, epoch: int, *, cell: bool = False) -> Row:
+    return {
+        "model_id": None if cell else model.id,
+        "cell_id": model.config["cell_id"],
+        "epoch": epoch,
+        "reasons": {},
+    }
+
+
+def _put(row: Row, name: str, value: float) -> None:
+    """Record a raw value, and its logarithm or the reason why it has none."""
+    if not math.isfinite(value):
+        row["reasons"][name] = f"the value is not finite: {value}"
+        return
+    row[name] = value
+    log, why = natural_log(value)
+    row[f"log_{name}"] = log
+    if why:
+        row["reasons"][f"log_{name}"] = why
+
+
+def _too_few(row: Row, cell: Sequence[Model], *columns: str) -> bool:
+    if len(cell) < 2:
+        row["reasons"].update(dict.fromkeys(columns, "a pair metric, and the cell has one seed"))
+    return len(cell) < 2
+
+
+@contextmanager
+def _noting(rows: Sequence[Row], *columns: str) -> Iterator[None]:
+    """Record a failure in every row instead of stopping the measurement."""
+    try:
+        yield
+    except (PhaseZooError, RuntimeError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        for row in rows:
+            row["reasons"].update({name: why for name in columns if name not in row})
