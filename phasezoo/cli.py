@@ -145,6 +145,20 @@ def phases(
 
 
 @app.command()
+def explore(
+    zoo: ZooArgument,
+    out: Annotated[str | None, typer.Option(help="File to write; NAME.html by default.")] = None,
+) -> None:
+    """Write one self-contained page to explore a zoo with a mouse or a keyboard."""
+    from phasezoo import load
+    from phasezoo.explorer import explore as write
+
+    opened = load(zoo)
+    page = write(opened, out or f"{opened.name}.html")
+    typer.echo(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")
+
+
+@app.command()
 def verify(zoo: ZooArgument) -> None:
     """Read every byte of a zoo and check hashes, layouts, index and agreement with stock safetensors."""
     from phasezoo import load

@@ -185,6 +185,12 @@ class Zoo:
 
         return figure(self, epoch=epoch, thresholds=thresholds)
 
+    def explore(self, out: str | Path) -> Path:
+        """Write one self-contained page to explore the models with a mouse; see `phasezoo.explorer.explore`."""
+        from phasezoo.explorer import explore
+
+        return explore(self, out)
+
     def _dataset(self, name: str) -> datasets.Dataset:
         import datasets
         from datasets.table import InMemoryTable

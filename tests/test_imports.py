@@ -34,10 +34,10 @@ ORDER = [
     ["trials"],
     ["summary"],
     ["published"],
-    ["sensitivity", "plot"],
+    ["sensitivity", "plot", "explorer"],
     ["zoo"],
     ["weights"],
-    ["load", "explorer", "verify", "audit", "export"],
+    ["load", "verify", "audit", "export"],
     [""],
     ["cli"],
 ]
