@@ -34,7 +34,7 @@ bench: $(VENV)/.stamp
 	$(PY) benchmarks/build.py
 	$(PY) benchmarks/population.py
 	$(PY) benchmarks/summary.py
-	$(PY) benchmarks/summary.py
+	$(PY) benchmarks/landscape.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -122,6 +125,21 @@ def test_above_the_budget_graphs_are_rebuilt_and_not_kept() -> None:
     assert cached[0] == 0
     assert 0 < cached[1] < 4
     assert cached[2] == 4
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2e9])
+@pytest.mark.parametrize("size", [8, 64])
+def test_graphs_go_when_their_operator_goes(cache_bytes: float, size: int) -> None:
+    """Without the cycle collector: it would not notice gigabytes that hang on a few objects."""
+    op = HessianOperator(resnet(), batches=[images(size)], cache_bytes=cache_bytes)
+    op.matvec(probes(op)[0])
+    held = [weakref.ref(param) for param in op.params.values()]
+    gc.disable()
+    try:
+        del op
+        assert not [ref for ref in held if ref() is not None]
+    finally:
+        gc.enable()
 
 
 class Attention(nn.Module):

@@ -47,7 +47,7 @@ class Match:
     Attributes:
         permutations: group -> permutation, for `permute`.
         objective: sum over permuted parameters of <a, P b>, before the first sweep and after each.
-        converged: whether the last sweep changed nothing.
+        converged: whether no group would change any more.
     """
 
     permutations: Permutations
@@ -60,8 +60,8 @@ def match_weights(target: State, *, source: State, spec: Symmetry, sweeps: int =
 
         max over P of sum_l <A_l, P_l B_l P_{l-1}'>
 
-    One group of units at a time, in random order, is a linear assignment problem; sweeps end when none changes.
-    Running statistics are no part of the objective.
+    One group of units at a time, in random order, is a linear assignment problem; sweeps end when none changes, and
+    pass over groups whose neighbours did not. Running statistics are no part of the objective.
 
     Args:
         target: state dict of the network that stays.
@@ -85,35 +85,39 @@ def match_weights(target: State, *, source: State, spec: Symmetry, sweeps: int =
         for axis, (group, repeats) in spec.axes[name].items():
             uses[group].append((name, axis, repeats))
 
-    def moved(name: str, *, but: int | None = None) -> torch.Tensor:
-        """Permute B along all axes but one."""
-        tensor = b[name]
-        for axis, (group, repeats) in spec.axes[name].items():
-            if axis != but:
-                tensor = tensor.index_select(axis, _spread(permutations[group], repeats).to(tensor.device))
-        return tensor
+    # B as permuted so far.
+    moved = dict(b)
 
     def objective() -> float:
-        return sum((a[name] * moved(name)).sum().item() for name in a)
+        return sum(torch.dot(a[name].flatten(), moved[name].flatten()).item() for name in a)
 
+    def rows(state: State, name: str, axis: int, n: int) -> torch.Tensor:
+        return state[name].movedim(axis, 0).reshape(n, -1)
+
+    fixed = {(name, axis): rows(a, name, axis, spec.sizes[g]) for g, use in uses.items() for name, axis, _ in use}
     generator = torch.Generator().manual_seed(seed)
-    history, converged = [objective()], False
-    groups = list(spec.sizes)
-    while not converged and len(history) <= sweeps:
-        converged = True
+    history, groups = [objective()], list(spec.sizes)
+    stale = set(groups)  # groups whose gains may have changed since their assignment was solved
+    while stale and len(history) <= sweeps:
         for i in torch.randperm(len(groups), generator=generator).tolist():
             group = groups[i]
+            if group not in stale:
+                continue
+            stale.remove(group)
             n = spec.sizes[group]
-            gain = torch.zeros(n, n, dtype=torch.float64)  # gain[i, j]: of putting B's unit j in place i
+            gain = torch.zeros(n, n, dtype=torch.float64)  # gain[i, j]: of putting unit j, as B stands now, in place i
             for name, axis, _ in uses[group]:
-                rows = a[name].movedim(axis, 0).reshape(n, -1)
-                gain += (rows @ moved(name, but=axis).movedim(axis, 0).reshape(n, -1).T).double().cpu()
+                gain += (fixed[name, axis] @ rows(moved, name, axis, n).T).double().cpu()
             found = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
-            better = gain[torch.arange(n), found].sum() - gain[torch.arange(n), permutations[group]].sum()
-            if better > 1e-12 * gain.abs().sum():
-                permutations[group], converged = found, False
+            better = gain[torch.arange(n), found].sum() - gain.diagonal().sum()
+            if better <= 1e-12 * gain.abs().sum():
+                continue
+            permutations[group] = permutations[group][found]
+            for name, axis, repeats in uses[group]:
+                moved[name] = moved[name].index_select(axis, _spread(found, repeats).to(moved[name].device))
+                stale |= {other for other, _ in spec.axes[name].values() if other != group}
         history.append(objective())
-    return Match(permutations, history, converged)
+    return Match(permutations, history, converged=not stale)
 
 
 def _weights(state: State, spec: Symmetry) -> dict[str, torch.Tensor]:

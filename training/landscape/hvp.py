@@ -18,6 +18,8 @@ from phasezoo.errors import MeasureError, TensorNotFoundError, nearest
 from phasezoo.training.landscape.replay import Batch, Loss, device_and_dtype, placed, require_replayable
 from phasezoo.training.landscape.structure import Structure, structure
 
+BIG = 1e6  # bytes of a graph from which on the time of a call from C++ to Python is no matter
+
 
 class HessianOperator:
     """The Hessian of the mean loss over fixed micro-batches, for one model or many of one architecture.
@@ -180,7 +182,7 @@ class HessianOperator:
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # with its history it would hold its own graph, for ever
 
         before = _generator_state(self.device)
         with saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -193,7 +195,8 @@ class HessianOperator:
             )
         for tensor in (*self.params.values(), *self.fixed.values(), *self.batches[0]):
             saved.pop(tensor.untyped_storage().data_ptr(), None)
-        del graph
+        if BIG <= sum(saved.values()) <= self._cache_bytes:
+            self._graphs[0] = graph  # building it again would take longer than its hooks ever will
         per_sample, used = sum(saved.values()) / len(self.batches[0][0]), 0.0
         for i, (x, _) in enumerate(self.batches):
             used += per_sample * len(x)
