@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedWriter
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 ALIGNMENT = 64
 MAX_BYTES = 1280 * 2**20
 MAX_TENSORS = 16_384
+WORTH_A_THREAD = 2**18  # bytes
 MAX_HEADER = 25_000_000  # what the Hub's parser accepts
 PAD = "__pad__/"
 METADATA_KEY = "phasezoo"  # one key only: safetensors orders several at random
@@ -102,7 +104,7 @@ def write(
         path: the file; its directory must exist.
         entries: what will be written, in order.
         state_dicts: the tensors of each entry, in the same order, or None to leave an entry out; consumed one by
-            one; one checkpoint is held here while the next is read.
+            one, the last one let go before the next is read.
 
     Returns:
         What the file holds and hashes to.
@@ -113,47 +115,60 @@ def write(
     """
     path, header = Path(path), _header(entries)
     position = len(header)
-    placed: list[tuple[Entry, int, str]] = []
-    hashed: list[bytes] = []
+    written: list[Written] = []
     whole = hashlib.sha256(header)
-    # Hashing takes longer than reading and writing: the file's hash and the digests of one checkpoint are made
-    # beside the reading of the next.
-    with open(path, "wb") as file, ThreadPoolExecutor(2) as beside:
+    with open(path, "wb") as file, ThreadPoolExecutor(1) as beside:
         file.write(header)
         source = iter(state_dicts)
-        jobs: list[Future[Any]] = []
         for entry in entries:
             state_dict = next(source)
-            hashed += [job.result() for job in jobs][1:]
-            jobs = []  # they hold the tensors of the last checkpoint
             if state_dict is None:
                 continue
             gap = -position % ALIGNMENT
             pieces = [memoryview(bytes(gap)), *_encode(entry, state_dict)]
-            jobs = [beside.submit(_update, whole, pieces), beside.submit(_digests, pieces[1:])]
-            one = hashlib.sha256()
-            file.write(pieces[0])
-            for piece in pieces[1:]:
-                file.write(piece)
-                one.update(piece)
-            placed.append((entry, position + gap, one.hexdigest()))
+            one, digests = _put(file, whole, pieces, beside)
+            written.append(Written(entry, position + gap, one, digests))
             position += gap + entry.layout.nbytes
-            del state_dict, pieces, piece
-        hashed += [job.result() for job in jobs][1:]
-    if len(placed) < len(entries):
-        whole = _replace_header(path, _header([entry for entry, _, _ in placed], room=len(header)))
-    written = [Written(*place, digests) for place, digests in zip(placed, hashed, strict=True)]
+            del state_dict, pieces  # before the next one is read
+    if len(written) < len(entries):
+        whole = _replace_header(path, _header([w.entry for w in written], room=len(header)))
     n_tensors = _check(path, written)
     return File(tuple(written), path.stat().st_size, whole.hexdigest(), n_tensors)
+
+
+def _put(
+    file: BufferedWriter, whole: Any, pieces: Sequence[memoryview], beside: ThreadPoolExecutor
+) -> tuple[str, bytes]:
+    """Write a gap and the tensors of a checkpoint; return the checkpoint's sha256 and the tensors' digests.
+
+    Hashing takes longer than reading and writing. It is shared with a second thread, which starts with the hash of the
+    whole file and takes digests from the front, while this one writes, hashes the checkpoint and takes digests from the
+    back.
+    """
+    gap, *tensors = pieces
+    one = hashlib.sha256()
+    if sum(map(len, tensors)) < WORTH_A_THREAD:
+        for piece in pieces:
+            file.write(piece)
+            whole.update(piece)
+        for tensor in tensors:
+            one.update(tensor)
+        return one.hexdigest(), b"".join(map(digest, tensors))
+    first = beside.submit(_update, whole, pieces)
+    jobs = [beside.submit(digest, tensor) for tensor in tensors]
+    file.write(gap)
+    for tensor in tensors:
+        file.write(tensor)
+        one.update(tensor)
+    mine = {i: digest(tensors[i]) for i in reversed(range(len(tensors))) if jobs[i].cancel()}
+    first.result()
+    digests = [mine[i] if i in mine else job.result() for i, job in enumerate(jobs)]
+    return one.hexdigest(), b"".join(digests)
 
 
 def _update(whole: Any, pieces: Sequence[memoryview]) -> None:
     for piece in pieces:
         whole.update(piece)
-
-
-def _digests(pieces: Sequence[memoryview]) -> bytes:
-    return b"".join(map(digest, pieces))
 
 
 def _replace_header(path: Path, header: bytes) -> Any:
