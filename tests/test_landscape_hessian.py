@@ -410,3 +410,19 @@ def test_structure_names_the_layers_of_the_chosen_parameters() -> None:
     assert found.layers == ("conv1", "fc")
     assert found.no_gauss_newton is None
     assert found.not_piecewise_linear is None
+
+
+def test_products_and_eigenvalues_are_those_of_pyhessian() -> None:
+    pyhessian = pytest.importorskip("pyhessian", reason="PyHessian is not installed")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3)).double().eval()
+    x, y = torch.randn(40, 6, dtype=torch.float64), torch.randint(3, (40,))
+    peer = pyhessian.hessian(net, torch.nn.CrossEntropyLoss(), data=(x, y), cuda=False)
+    op = HessianOperator(net, batches=[(x[:25], y[:25]), (x[25:], y[25:])])
+    vectors = [torch.randn_like(p) for p in peer.params]
+    theirs = pyhessian.utils.hessian_vector_product(peer.gradsH, peer.params, vectors)
+    ours = op.matvec(torch.cat([v.flatten() for v in vectors]))
+    torch.testing.assert_close(ours, torch.cat([p.detach().flatten() for p in theirs]), rtol=1e-9, atol=1e-11)
+    (value,), _ = peer.eigenvalues(maxIter=500, tol=1e-10)
+    found = top_eigenvalues(op, which="LM", rtol=1e-8).values[0].item()
+    assert found == pytest.approx(value, rel=1e-5)
