@@ -149,7 +149,8 @@ def _models(zoo: Zoo) -> tuple[list[dict[str, Any]], list[int], dict[str, list[i
             own = curves.setdefault(model_id, {name: [None] * len(epochs) for name in names})
             for name in names:
                 own[name][position[row["epoch"]]] = _number(row[name], digits=4)
-    models, of_cell = [], {}
+    models: list[dict[str, Any]] = []
+    of_cell: dict[str, list[int]] = {}
     configs = zoo.table("configs").select(["model_id", "cell_id", "seed"]).to_pylist()
     for i, row in enumerate(configs):
         of_cell.setdefault(row["cell_id"], []).append(i)
