@@ -58,9 +58,16 @@ class Location:
 class Index:
     """The tables of one zoo. Tables are read at first use and kept."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, address: str | None = None) -> None:
+        """Open the manifest.
+
+        Args:
+            source: where the files are.
+            address: what `phasezoo.load` takes to open the same zoo again; its name by default.
+        """
         self.source = source
         self.manifest = Manifest.from_bytes(bytes(source.read(MANIFEST)), where=f"{source.url}/{MANIFEST}")
+        self.address = address if address is not None else self.manifest.name
         self._tables: dict[str, pa.Table] = {}
         self._starts: dict[str, list[int]] = {}
 

@@ -59,14 +59,14 @@ def load(
     text = os.fspath(name_or_path)
     entry = ZOOS.get(text)
     if entry is not None and entry.embedded:
-        return Zoo(Index(LocalSource(embedded(text))))
+        return Zoo(Index(LocalSource(embedded(text)), address=text))
     if entry is not None:
         from phasezoo.published import open_published
 
         place = open_published(
             entry, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
         )
-        return Zoo(Index(LocalSource(place)))
+        return Zoo(Index(LocalSource(place), address=text))
     if "://" in text:
         raise SourceNotSupportedError(
             f"cannot open {text}: this release opens zoos by name and from directories only. Download it first, "
@@ -77,4 +77,4 @@ def load(
             f"no zoo named {text!r}, and no directory of that name. {nearest(text, ZOOS, limit=20)} "
             "A directory that holds a zoo.json works too."
         )
-    return Zoo(Index(LocalSource(text)))
+    return Zoo(Index(LocalSource(text), address=text))
