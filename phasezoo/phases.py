@@ -59,8 +59,7 @@ def label(cells: pa.Table, thresholds: Thresholds, *, classes: int | None = None
     rows = cells.to_pylist()
     fits = [_fit_value(row, thresholds) for row in rows]
     collapsed = [_collapsed(row, thresholds, classes) for row in rows]
-    alive = [v for v, dead in zip(fits, collapsed, strict=True) if v is not None and not dead]
-    fit_cut, how = fit_cut_of(alive, thresholds)
+    fit_cut, how = fit_cut_of_cells(rows, thresholds, classes=classes)
     mcs = [_number(row, thresholds.mc) for row in rows]
     ckas = [_number(row, thresholds.cka) for row in rows]
     fit = [v is not None and not dead and v < fit_cut for v, dead in zip(fits, collapsed, strict=True)]
@@ -93,6 +92,19 @@ def fit_cut_of(values: Sequence[float], thresholds: Thresholds) -> tuple[float, 
     return thresholds.fit_cut, f"the rule: the values are not of two modes (Otsu explains {share:.0%})".replace(
         "%", " %"
     )
+
+
+def fit_cut_of_cells(
+    rows: Sequence[Mapping[str, Any]], thresholds: Thresholds, *, classes: int | None = None
+) -> tuple[float, str]:
+    """Return the cut for the cells of one epoch, as `label` uses it: collapsed cells have no say.
+
+    >>> cells = [{"train_loss": 0.001}, {"train_loss": 0.9}, {"train_loss": None}]
+    >>> fit_cut_of_cells(cells, Thresholds(fit_cut=0.1))
+    (0.1, 'the rule')
+    """
+    values = [_fit_value(row, thresholds) for row in rows if not _collapsed(row, thresholds, classes)]
+    return fit_cut_of([value for value in values if value is not None], thresholds)
 
 
 def otsu(values: Sequence[float]) -> tuple[float, float]:
