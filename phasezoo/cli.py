@@ -148,14 +148,19 @@ def phases(
 def explore(
     zoo: ZooArgument,
     out: Annotated[str | None, typer.Option(help="File to write; NAME.html by default.")] = None,
+    show_page: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:
     """Write one self-contained page to explore a zoo with a mouse or a keyboard."""
+    import webbrowser
+
     from phasezoo import load
     from phasezoo.explorer import explore as write
 
     opened = load(zoo)
     page = write(opened, out or f"{opened.name}.html")
-    typer.echo(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")
+    typer.echo(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)" + ("" if show_page else "; open it in a browser"))
+    if show_page and not webbrowser.open(page.absolute().as_uri()):
+        typer.echo(f"no browser could be started here: open {page} by hand", err=True)
 
 
 @app.command()

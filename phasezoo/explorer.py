@@ -1,7 +1,8 @@
 """One self-contained page that shows a zoo: phase map, metrics, epochs, thresholds, learning curves.
 
 The page needs no server and no network: data, style and script are inside. Its script repeats the rules of
-`phasezoo.phases.label`, so that thresholds can be moved with a mouse; a test holds the two together.
+`phasezoo.phases.label`, so that thresholds can be moved with a mouse; a test holds the two together. A page of a
+view draws the cells of the view, and labels them as the whole zoo does.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from phasezoo.cells import default_epoch
 from phasezoo.errors import FormatError, WriteError
-from phasezoo.phases import PHASE_COLORS, fit_cut_of
-from phasezoo.thresholds import Thresholds, thresholds_for
+from phasezoo.phases import PHASE_COLORS, fit_cut_of_cells
+from phasezoo.thresholds import thresholds_for
 
 if TYPE_CHECKING:
     from phasezoo.zoo import Zoo
@@ -27,9 +30,14 @@ if TYPE_CHECKING:
 EPOCHS = 60  # shown at most, besides those that were measured
 POINTS = 80  # of a learning curve
 FIRST = ("test_acc", "train_loss")
-NOT_SHOWN = ("name", "sources", "method", "fit_width")
+NOT_SHOWN = ("name", "sources", "fit_width")
 DETAIL = re.compile(r"^log_|_(min|max|std|stderr)$|_ev_[a-z]+_error$")  # metrics that a tooltip leaves out
 CURVES = ("train_loss", "test_loss", "train_acc", "test_acc")
+# Columns of configs that say nothing about how a model was made, or that the page shows elsewhere.
+NO_CONFIG = (
+    *("model_id", "cell_id", "load", "temperature", "seed", "trial_name", "trial_id", "source", "topology_id"),
+    *("architecture_config", "phase", "phase_confidence", "phase_reasons", "fit", "seed_disagrees"),
+)
 
 
 def explore(zoo: Zoo, out: str | Path) -> Path:
@@ -66,30 +74,36 @@ def explore(zoo: Zoo, out: str | Path) -> Path:
 def page_data(zoo: Zoo) -> dict[str, Any]:
     """Return all that the page shows, ready for JSON; numbers have seven significant digits, those of curves four."""
     thresholds = thresholds_for(zoo.name)
-    table = zoo.table("cells")
+    whole = zoo._index.cells
+    table = whole.filter(pc.field("cell_id").isin(zoo.table("configs")["cell_id"].combine_chunks().unique()))
     if not table.num_rows:
         raise FormatError(f"zoo {zoo.name!r} has no results to show in this view. Choose other models.")
     temperature = zoo.manifest.temperature
     loads = sorted(set(table["load"].to_pylist()))
     cold_first = sorted(set(table["temperature"].to_pylist()), reverse=temperature.hot == "low")
-    metrics = [f.name for f in table.schema if pa.types.is_floating(f.type) and _shown(f.name, table)]
+    metrics = [f.name for f in whole.schema if pa.types.is_floating(f.type) and _shown(f.name, whole)]
     metrics.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     measured = set(zoo.table("landscape")["epoch"].to_pylist()) if "landscape" in zoo.manifest.tables else set()
     epochs = _thin(sorted(set(table["epoch"].to_pylist())), EPOCHS, keep=measured)
-    rows = {(row["cell_id"], row["epoch"]): row for row in table.to_pylist()}
-    places = {cell_id: row for (cell_id, _), row in rows.items()}
-    at = [[rows.get((cell_id, epoch), {}) for cell_id in places] for epoch in epochs]
+    rows = {(row["cell_id"], row["epoch"]): row for row in whole.to_pylist()}
+    places = {row["cell_id"]: row for row in table.to_pylist()}
+    # The cells of the view come first. The others are not drawn, but cuts that depend on the data are those of the zoo.
+    order = list(dict.fromkeys([*places, *whole["cell_id"].to_pylist()]))
+    at = [[rows.get((cell_id, epoch), {}) for cell_id in order] for epoch in epochs]
     models, curve_epochs, of_cell = _models(zoo)
-    last = zoo.phases()["epoch"][0].as_py()
+    last = default_epoch(whole, thresholds)
     return {
-        "name": zoo.name,
+        "address": zoo._index.address,
+        "whole": len(zoo) == zoo._index.table("configs").num_rows,
         "title": zoo.manifest.title,
         "subtitle": f"{len(zoo)} models in {len(places)} cells; {zoo.manifest.architecture} on {zoo.manifest.dataset}.",
         "load": {"label": zoo.manifest.load.label, "column": zoo.manifest.load.column, "values": loads},
         "temperature": {"label": temperature.label, "column": temperature.column, "values": cold_first},
         "colors": PHASE_COLORS,
         "thresholds": {k: v for k, v in asdict(thresholds).items() if k not in NOT_SHOWN},
-        "fit_cuts": _found_cuts(at, thresholds),
+        "fit_cuts": [
+            fit_cut_of_cells([row for row in line if row], thresholds, classes=zoo._index.classes)[0] for line in at
+        ],
         "classes": zoo._index.classes,
         "epochs": epochs,
         "start": epochs.index(last) if last in epochs else len(epochs) - 1,
@@ -106,8 +120,9 @@ def page_data(zoo: Zoo) -> dict[str, Any]:
             }
             for cell_id, row in places.items()
         ],
-        "final": [[bool(row.get("final")) for row in line] for line in at],
+        "final": [[row.get("final") for row in line] for line in at],  # None: no results at this epoch
         "values": {name: [[_number(row.get(name)) for row in line] for line in at] for name in metrics},
+        "config_columns": _config_columns(zoo),
         "models": models,
         "curve_epochs": curve_epochs,
     }
@@ -123,15 +138,16 @@ def _shown(name: str, table: pa.Table) -> bool:
     return not internal and table[name].null_count < len(table)
 
 
-def _found_cuts(at: Sequence[Sequence[dict[str, Any]]], thresholds: Thresholds) -> dict[int, float]:
-    """Return the cut that was found in the data of each epoch, where the thresholds look for one."""
-    if thresholds.method == "rule":
-        return {}
-    cuts = {}
-    for i, line in enumerate(at):
-        losses = [row["train_loss"] for row in line if row.get("train_loss") is not None]
-        cuts[i] = fit_cut_of(losses, thresholds)[0]
-    return cuts
+def _config_columns(zoo: Zoo) -> list[str]:
+    """Return the columns of configs that say how a model was made, as far as they have a value."""
+    table = zoo.table("configs")
+    return [
+        field.name
+        for field in table.schema
+        if field.name not in NO_CONFIG
+        and not pa.types.is_nested(field.type)
+        and table[field.name].null_count < len(table)
+    ]
 
 
 def _models(zoo: Zoo) -> tuple[list[dict[str, Any]], list[int], dict[str, list[int]]]:
@@ -151,15 +167,29 @@ def _models(zoo: Zoo) -> tuple[list[dict[str, Any]], list[int], dict[str, list[i
                 own[name][position[row["epoch"]]] = _number(row[name], digits=4)
     models: list[dict[str, Any]] = []
     of_cell: dict[str, list[int]] = {}
-    configs = zoo.table("configs").select(["model_id", "cell_id", "seed"]).to_pylist()
+    columns = _config_columns(zoo)
+    configs = zoo.table("configs").select(list(dict.fromkeys(["model_id", "cell_id", "seed", *columns]))).to_pylist()
     for i, row in enumerate(configs):
         of_cell.setdefault(row["cell_id"], []).append(i)
         empty: dict[str, list[float | None]] = {}
         own_curves = curves.get(row["model_id"], empty)
         models.append(
-            {"id": row["model_id"], "seed": row["seed"], "last": last.get(row["model_id"], {}), "curves": own_curves}
+            {
+                "id": row["model_id"],
+                "seed": row["seed"],
+                "config": [_setting(row[name]) for name in columns],
+                "last": last.get(row["model_id"], {}),
+                "curves": own_curves,
+            }
         )
     return models, epochs, of_cell
+
+
+def _setting(value: Any) -> Any:
+    """Return a value of configs as JSON knows it."""
+    if isinstance(value, float):
+        return _number(value)
+    return value if value is None or isinstance(value, (bool, int)) else str(value)
 
 
 def _thin(values: list[int], n: int, *, keep: Sequence[int] | set[int] = ()) -> list[int]:

@@ -6,13 +6,21 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
+import pyarrow as pa
 import pytest
 
 import phasezoo
+from phasezoo import cli
+from phasezoo.builders.tables import write_zoo
 from phasezoo.errors import WriteError
 from phasezoo.explorer import explore, page_data
-from tests.test_phases import measured_zoo
+from phasezoo.phases import fit_cut_of
+from phasezoo.tables import from_rows
+from phasezoo.thresholds import BY_ZOO, NAMED
+from tests.conftest import draft
+from tests.test_phases import CKA, LOSS, MC, measured_zoo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -68,8 +76,63 @@ def set_slider(page, selector: str, value: float) -> None:
     )
 
 
-def expected(zoo: phasezoo.Zoo, **arguments) -> dict[str, str]:
-    return {row["cell_id"]: row["phase"] for row in zoo.phases(**arguments).to_pylist()}
+def expected(zoo: phasezoo.Zoo, **arguments) -> dict[str, str | None]:
+    """What Python says, in the words of the page."""
+    rows = zoo.phases(**arguments).to_pylist()
+    return {row["cell_id"]: "coll." if "collapsed" in row["phase_flags"] else row["phase"] for row in rows}
+
+
+def run_code(page) -> list[str]:
+    """Run the code that the page shows, and return the models that it selects."""
+    names: dict[str, phasezoo.Zoo] = {}
+    exec(page.locator("#code").text_content(), names)
+    return [model.id for model in names["view"]]
+
+
+# Cell -> train loss, train accuracy, mode connectivity, similarity. Two cells collapsed, one was
+# not measured, and the corner beside it is a hole.
+ROUGH = {
+    (2, 0.1): (2.3, 0.1, -9.0, 0.5),
+    (2, 0.2): (2.3, 0.1, 1.0, 0.5),
+    (4, 0.1): (0.004, 0.99, -9.0, 0.7),
+    (4, 0.2): (0.005, 0.99, 0.0, 0.9),
+    (8, 0.1): (0.25, 0.9, -9.0, 0.6),
+    (8, 0.2): (0.3, 0.9, 0.0, 0.6),
+    (16, 0.1): (0.006, 1.0, 0.0, 0.95),
+    (16, 0.2): (0.006, 1.0, 0.0, 0.5),
+    (32, 0.1): (0.006, 1.0, None, float("nan")),
+}
+
+
+def rough_zoo(out: Path, name: str = "rough") -> phasezoo.Zoo:
+    """A zoo of ten classes with all that goes wrong: collapsed runs, NaN, and metrics that are missing."""
+    names = (MC, CKA)
+    configs, results, landscape = [], [], []
+    for (width, lr), (loss, accuracy, *metrics) in ROUGH.items():
+        cell_id = f"w{width}-lr{lr}"
+        for seed in (0, 1):
+            place = {"model_id": f"{cell_id}-s{seed}", "cell_id": cell_id, "load": float(width), "temperature": lr}
+            made = {"seed": seed, "width": width, "lr": lr, "momentum": 0.5 + seed / 10, "architecture": "mlp"}
+            configs.append({**place, **made, "architecture_config": json.dumps({"num_classes": 10})})
+            results.append({"model_id": place["model_id"], "epoch": 1, LOSS: loss, "train_acc": accuracy})
+        landscape.append(
+            {
+                "model_id": None,
+                "cell_id": cell_id,
+                "epoch": 1,
+                "protocol": "p",
+                **dict(zip(names, metrics, strict=True)),
+            }
+        )
+    schema = from_rows([], ["model_id", "cell_id", "epoch", "protocol", *names]).schema
+    write_zoo(
+        out,
+        draft(name),
+        configs=pa.Table.from_pylist(configs),
+        results=pa.Table.from_pylist(results),
+        landscape=pa.Table.from_pylist(landscape, schema=schema),
+    )
+    return phasezoo.load(out)
 
 
 @needs_browser
@@ -139,6 +202,14 @@ def test_everything_works_from_the_keyboard(page) -> None:
     assert (now["x"], now["y"]) == (start["x"] + 1, start["y"] + 1)
     page.keyboard.press("Enter")
     assert now["id"] in page.locator("#cell").text_content()
+    assert page.locator("#tip").is_visible()  # the exact values are not for the mouse alone
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+    assert page.locator("#phases .cell[tabindex='0']").count() == 1
+    page.focus("#legend button >> nth=1")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+    page.focus("#phases .cell[tabindex='0']")
     assert page.evaluate("document.activeElement.dataset.cell") is not None  # focus stays where it was
 
 
@@ -154,6 +225,83 @@ def test_the_code_that_it_shows_selects_the_same_models(page, zoo: phasezoo.Zoo)
     page.click("#phases .cell >> nth=5")
     exec(page.locator("#code").text_content(), names)
     assert len(names["view"]) == 3
+
+
+@needs_browser
+@pytest.mark.parametrize("method", ["rule", "otsu"])
+def test_a_rough_zoo_is_labelled_as_python_does_wherever_the_sliders_are(
+    browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setitem(BY_ZOO, "rough", NAMED["otsu" if method == "otsu" else "default"])
+    zoo = rough_zoo(tmp_path / "z")
+    page = open_page(browser, explore(zoo, tmp_path / "page.html"))
+    assert labels(page) == expected(zoo)
+    assert {"coll.", "III|IV"} <= set(labels(page).values())
+    assert page.locator("#out-fit_cut").text_content() == ("0.0387" if method == "otsu" else "0.02")  # the one in use
+    page.click("#legend button:has-text('collapsed')")
+    assert {model_id.rsplit("-s", 1)[0] for model_id in run_code(page)} == {"w2-lr0.1", "w2-lr0.2"}
+    random = Random(0)
+    for _ in range(8):
+        rule = random.choice(["cka_cut", "cka_of_max"])
+        page.select_option("#cka-rule", rule)
+        for name, low, high in (("fit_cut", -3, 1), ("mc_eps", -1, 1.5), (rule, 0.4, 1)):
+            set_slider(page, f"#cut-{name}", random.uniform(low, high))
+        shown = {name: float(page.locator(f"#out-{name}").text_content()) for name in ("fit_cut", "mc_eps", rule)}
+        cuts = {"method": "rule", "cka_cut": None, **shown}
+        assert labels(page) == expected(zoo, thresholds=cuts)
+        phase = page.locator("#legend button >> nth=1").get_attribute("data-phase")
+        page.click("#legend button >> nth=1")
+        chosen = {
+            cell for cell, text in labels(page).items() if (text or "unknown").replace("coll.", "collapsed") == phase
+        }
+        assert {model_id.rsplit("-s", 1)[0] for model_id in run_code(page)} == chosen
+        page.click("#legend button >> nth=1")
+    page.click("#reset")
+    assert labels(page) == expected(zoo)
+    assert page.problems == []
+    page.close()
+
+
+@needs_browser
+def test_a_cut_found_in_the_data_is_that_of_the_fit_metric_without_collapsed_cells(
+    browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thresholds = NAMED["otsu"].override({"fit": "train_error", "fit_cut": 0.5})
+    monkeypatch.setitem(BY_ZOO, "rough", thresholds)
+    zoo = rough_zoo(tmp_path / "z")
+    live = [1 - accuracy for loss, accuracy, *_ in ROUGH.values() if loss < 2]
+    assert page_data(zoo)["fit_cuts"] == [fit_cut_of(live, thresholds)[0]]
+    page = open_page(browser, explore(zoo, tmp_path / "page.html"))
+    assert labels(page) == expected(zoo)
+    page.close()
+
+
+@needs_browser
+def test_a_view_keeps_the_labels_of_its_zoo_and_its_code_selects_the_view(browser, tmp_path: Path) -> None:
+    zoo = rough_zoo(tmp_path / "z")
+    # The largest similarity, which decides between IV-A and IV-B, is in a cell outside the view.
+    view = zoo.filter(cell_id=["w8-lr0.1", "w16-lr0.2"], seed=1)
+    page = open_page(browser, explore(view, tmp_path / "view.html"))
+    assert labels(page) == expected(view) == {"w8-lr0.1": "I", "w16-lr0.2": "IV-A"}
+    assert run_code(page) == [model.id for model in view]
+    page.click("#phases .cell >> nth=1")
+    assert run_code(page) == ["w16-lr0.2-s1"]
+    page.close()
+
+
+@needs_browser
+def test_a_cell_says_how_its_models_were_made(browser, tmp_path: Path) -> None:
+    page = open_page(browser, explore(rough_zoo(tmp_path / "z"), tmp_path / "page.html"))
+    page.click("#phases .cell >> nth=2")
+    header = page.locator("#cell th").all_text_contents()
+    assert header == ["model", "seed", "momentum", "train_loss", "train_acc"]
+    assert page.locator("#cell tr >> nth=2").locator("td").all_text_contents()[1:3] == ["1", "0.6"]
+    page.click("#cell summary >> nth=0")
+    set_slider(page, "#cut-mc_eps", 0.5)  # what was opened stays open
+    assert "width 4\nlr 0.1\narchitecture mlp" in page.locator("#cell details[open] div").text_content()
+    assert run_code(page) == ["w4-lr0.1-s0", "w4-lr0.1-s1"]
+    assert page.locator("#scale text").all_text_contents()[-1] == "train_loss (nats), log"
+    page.close()
 
 
 @needs_browser
@@ -177,6 +325,8 @@ def test_zoos_with_holes_sets_and_no_metrics(browser, tmp_path: Path, small) -> 
     bare = phasezoo.load(small())
     page = open_page(browser, explore(bare, tmp_path / "bare.html"))
     assert set(labels(page).values()) == {None}  # no training loss: no label
+    page.click("#legend button:has-text('unknown')")
+    assert run_code(page) == [model.id for model in bare]
     assert page.problems == []
     page.close()
 
@@ -195,6 +345,20 @@ def test_a_title_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     text = explore(zoo, tmp_path / "x.html").read_text()
     assert text.count("<script") == 2
     assert json.dumps(page_data(zoo))
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_the_command_can_open_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], started: bool
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or started)
+    out = tmp_path / "zoo.html"
+    cli.explore("mlp-digits", str(out), show_page=True)
+    assert opened == [out.as_uri()]
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"wrote {out} (")
+    assert ("by hand" in printed.err) is not started
 
 
 def test_a_file_that_cannot_be_written_says_so(zoo: phasezoo.Zoo, tmp_path: Path) -> None:
