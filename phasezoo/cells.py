@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from phasezoo.phases import fit_cut_of, label
+from phasezoo.phases import fit_cut_of_cells, label
 from phasezoo.registry import ZOOS
 from phasezoo.tables import COLUMNS, describe
 from phasezoo.thresholds import Thresholds
@@ -26,6 +27,7 @@ OWN: dict[str, tuple[None, str | None, str]] = {
     "test_acc_std": (None, "fraction", "standard deviation of test_acc over the seeds"),
     "gap": (None, "fraction", "train_acc minus test_acc"),
 }
+TINY = 1e-12  # a loss of zero, as a logarithm takes it
 KEYS = ("model_id", "cell_id", "epoch", "protocol")
 
 
@@ -75,7 +77,8 @@ def _aggregate(configs: pa.Table, results: pa.Table) -> pa.Table:
         loss = results["train_loss"]
         if "train_loss_corrected" in names:
             loss = pc.coalesce(results["train_loss_corrected"], loss)
-        columns["log_loss"] = pc.log10(pc.max_element_wise(loss, 1e-12))
+        # Not max_element_wise: it would turn a loss that is NaN or missing into the smallest there is.
+        columns["log_loss"] = pc.log10(pc.if_else(pc.less(loss, TINY), TINY, loss))
         columns["train_loss"] = loss
     columns.update({name: results[name] for name in MEANS if name in names})
     plain = pa.table(columns)
@@ -178,8 +181,8 @@ def model_phases(
     """
     cells = label(cells, thresholds, classes=classes)
     by_cell = {row["cell_id"]: row for row in cells.to_pylist()}
-    values = {row["cell_id"]: _value(row, thresholds) for row in by_cell.values()}
-    cut, _ = fit_cut_of([v for v in values.values() if v is not None], thresholds)
+    values = {cell_id: _value(row, thresholds) for cell_id, row in by_cell.items()}
+    cut, _ = fit_cut_of_cells(list(by_cell.values()), thresholds, classes=classes)
     epoch = cells["epoch"][0].as_py() if cells.num_rows else None
     at = results.filter(pc.equal(results["epoch"], pa.scalar(epoch, pa.int64()))).to_pylist()
     own = {row["model_id"]: _value(row, thresholds) for row in at}
@@ -187,7 +190,8 @@ def model_phases(
     for model_id, cell_id in zip(configs["model_id"].to_pylist(), configs["cell_id"].to_pylist(), strict=True):
         cell, value, of_cell = by_cell.get(cell_id, {}), own.get(model_id), values.get(cell_id)
         fit = None if value is None else value < cut
-        differs = None if fit is None or of_cell is None else fit != (of_cell < cut)
+        known = fit is not None and of_cell is not None and math.isfinite(of_cell)
+        differs = fit != (of_cell < cut) if known else None
         rows.append(
             {
                 "phase": cell.get("phase"),

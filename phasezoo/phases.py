@@ -184,7 +184,7 @@ def _label_cell(
     flags: list[str] = []
     out.update(phase_reasons=reasons, phase_flags=flags, thresholds_id=thresholds.id)
     if value is None:
-        reasons.append(f"no {thresholds.fit}: no label")
+        reasons.append(f"no finite {thresholds.fit}: no label")
         return out
     if collapsed:
         flags.append("collapsed")

@@ -12,7 +12,7 @@ import pytest
 
 import phasezoo
 from phasezoo.builders.tables import write_zoo
-from phasezoo.cells import cell_table, labelled
+from phasezoo.cells import cell_table, labelled, model_phases
 from phasezoo.errors import ColumnNotFoundError, EpochNotFoundError, ThresholdError
 from phasezoo.phases import PHASES, fit_cut_of, label, otsu
 from phasezoo.registry import ZOOS
@@ -50,8 +50,9 @@ def test_the_five_phases_in_the_order_of_decisions() -> None:
         ((1e-3, None, 0.9), "III|IV", "no curve_mc_train_error"),
         ((1e-3, 0.0, None), "IV", "no representation_similarity"),
         ((1e-3, -9.0, None), "III", "curve_mc_train_error -9 < -2"),
-        ((None, -9.0, 0.9), None, "no train_loss"),
-        ((float("nan"), -9.0, 0.9), None, "no train_loss"),
+        ((None, -9.0, 0.9), None, "no finite train_loss"),
+        ((float("nan"), -9.0, 0.9), None, "no finite train_loss"),
+        ((float("inf"), -9.0, 0.9), None, "no finite train_loss"),
         ((1e-3, float("nan"), 0.9), "III|IV", "no curve_mc_train_error"),
         ((0.0, 0.0, 0.9), "IV-B", "train_loss 0 < 0.02"),
     ],
@@ -255,6 +256,54 @@ def test_of_models_the_mean_and_of_logarithms_that_of_the_mean() -> None:
     assert row["train_loss"] == pytest.approx(1e-3)
     assert row["hessian_trace_train"] == 2.0
     assert row["log_hessian_trace_train"] == pytest.approx(0.6931, abs=1e-4)
+
+
+def seeds(*losses: float | None, names: str = "abc") -> tuple[pa.Table, pa.Table]:
+    """Configs and results of one cell whose seeds have these losses."""
+    ids = list(names[: len(losses)])
+    same = [1.0] * len(ids)
+    configs = pa.table({"model_id": ids, "cell_id": ["c"] * len(ids), "load": same, "temperature": same})
+    return configs, pa.table({"model_id": ids, "epoch": [0] * len(ids), LOSS: pa.array(losses, pa.float64())})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("others", [(), (1e-3, 1e-3)])
+def test_a_loss_that_is_not_finite_is_never_a_small_one(bad: float, others: tuple[float, ...]) -> None:
+    configs, results = seeds(bad, *others)
+    (row,) = labelled(cell_table(configs, results, None), DEFAULT, classes=10).to_pylist()
+    assert row["phase"] is None
+    assert any("no finite train_loss" in reason for reason in row["phase_reasons"])
+    models = model_phases(configs, results, cell_table(configs, results, None), DEFAULT, classes=10).to_pylist()
+    assert [model["fit"] for model in models] == [False, *[True] * len(others)]
+    assert {model["seed_disagrees"] for model in models} == {None}  # the cell has no fit to disagree with
+
+
+def test_a_loss_that_was_not_recorded_is_left_out_of_the_mean() -> None:
+    (row,) = labelled(cell_table(*seeds(None, 1e-2, 1e-4), None), DEFAULT, classes=10).to_pylist()
+    assert row["train_loss"] == pytest.approx(1e-3)
+    (row,) = labelled(cell_table(*seeds(None), None), DEFAULT, classes=10).to_pylist()
+    assert (row["train_loss"], row["phase"]) == (None, None)
+
+
+def test_a_loss_of_zero_is_small() -> None:
+    (row,) = labelled(cell_table(*seeds(0.0, 0.0), None), DEFAULT, classes=10).to_pylist()
+    assert row["phase"] == "III|IV"
+
+
+def test_models_are_held_against_the_cut_that_their_cells_were() -> None:
+    """Otsu's cut is found without collapsed cells, for cells and models alike."""
+    losses = {"fit1": 0.005, "fit2": 0.006, "odd1": 0.05, "odd2": 0.055, **{f"dead{i}": 2.29 for i in range(12)}}
+    ids = list(losses)
+    place = [1.0] * len(ids)
+    configs = pa.table({"model_id": ids, "cell_id": ids, "load": place, "temperature": place})
+    results = pa.table({"model_id": ids, "epoch": [0] * len(ids), LOSS: list(losses.values())})
+    thresholds = Thresholds(method="otsu", fit_cut=0.001)
+    table = cell_table(configs, results, None)
+    phases = dict(zip(ids, labelled(table, thresholds, classes=10)["phase"].to_pylist(), strict=True))
+    fits = model_phases(configs, results, table, thresholds, classes=10)["fit"].to_pylist()
+    for model_id, fit in zip(ids, fits, strict=True):
+        if phases[model_id] is not None:
+            assert fit == (phases[model_id] == "III|IV"), model_id
 
 
 # Independent data
