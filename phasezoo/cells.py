@@ -190,8 +190,8 @@ def model_phases(
     for model_id, cell_id in zip(configs["model_id"].to_pylist(), configs["cell_id"].to_pylist(), strict=True):
         cell, value, of_cell = by_cell.get(cell_id, {}), own.get(model_id), values.get(cell_id)
         fit = None if value is None else value < cut
-        known = fit is not None and of_cell is not None and math.isfinite(of_cell)
-        differs = fit != (of_cell < cut) if known else None
+        unknown = fit is None or of_cell is None or not math.isfinite(of_cell)
+        differs = None if unknown or of_cell is None else fit != (of_cell < cut)
         rows.append(
             {
                 "phase": cell.get("phase"),
