@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from phasezoo.errors import IntegrityError
 from phasezoo.index import Location
 from phasezoo.shard import decode, decode_tensor, digest
+from phasezoo.state import State
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _verified: set[tuple[str, str]] = set()
 
 
-class Checkpoint(Mapping[str, "torch.Tensor"]):
+class Checkpoint(State):
     """The weights of one model at one epoch, read when they are touched.
 
     A mapping from parameter name to tensor, in module order.
@@ -58,6 +59,11 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     def metrics(self) -> dict[str, Any]:
         """The model's row of `results` at this epoch; empty if there is none."""
         return self._metrics()
+
+    @property
+    def origin(self) -> str:
+        """Model and epoch."""
+        return f"{self.model_id} epoch {self.epoch}"
 
     @property
     def nbytes(self) -> int:
@@ -108,25 +114,6 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
             IntegrityError: the bytes are not those that were written.
         """
         return decode(self._bytes(), self._location.layout)
-
-    def module(self, *, train: bool = False) -> torch.nn.Module:
-        """Read the weights into a new instance of the model class.
-
-        Args:
-            train: return the module in training mode with gradients on; by default it is in eval mode.
-
-        >>> import phasezoo
-        >>> phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint().module().training
-        False
-        """
-        import json
-
-        from phasezoo.nets import build
-
-        config = json.loads(self.config["architecture_config"])
-        module = build(self.config["architecture"], device="meta", **config)
-        module.load_state_dict(self.state_dict(), strict=True, assign=True)
-        return module.train(train)
 
     def _bytes(self) -> memoryview:
         shard, start = self._location.shard, self._location.offset
