@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from phasezoo.errors import MeasureError
+from phasezoo.errors import DependencyError, MeasureError
 from phasezoo.symmetry import Permutations, Symmetry, by_unit, entries, symmetry
 
 State = Mapping[str, torch.Tensor]
@@ -46,8 +46,12 @@ def match_weights(target: State, *, source: State, spec: Symmetry, sweeps: int =
 
     Raises:
         MeasureError: the networks differ in shape.
+        DependencyError: SciPy is not installed.
     """
-    from scipy.optimize import linear_sum_assignment
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        raise DependencyError("matching units needs SciPy: pip install 'phasezoo[train]'.") from None
 
     a, b = _weights(target, spec), _weights(source, spec)
     for name, tensor in a.items():

@@ -69,6 +69,7 @@ class State(Mapping[str, "torch.Tensor"]):
 
         Raises:
             ArchitectureError: the networks are not of one architecture.
+            DependencyError: SciPy is not installed.
 
         >>> import phasezoo
         >>> ckpt = phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint()

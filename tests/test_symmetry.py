@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.func import functional_call
 import phasezoo
 from phasezoo.alignment import match_weights
 from phasezoo.canonical import canonical_order
-from phasezoo.errors import ArchitectureError, MeasureError
+from phasezoo.errors import ArchitectureError, DependencyError, MeasureError
 from phasezoo.nets import architectures, build
 from phasezoo.state import Variant
 from phasezoo.symmetry import Symmetry, symmetry
@@ -321,3 +322,9 @@ def test_a_symmetry_is_data() -> None:
         sizes={1: 12, 2: 12, 3: 12},
         parameters=frozenset(f"layers.{i}.{kind}" for i in range(4) for kind in ("weight", "bias")),
     )
+
+
+def test_matching_without_scipy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(DependencyError, match="pip install"):
+        variant("mlp").align_to(variant("mlp", seed=1))
