@@ -134,12 +134,16 @@ class Store:
         """
         results = [self.cached(piece) for piece in pieces]
         missing = [i for i, found in enumerate(results) if found is None]
-        fetched = self.source.read_ranges([pieces[i].span for i in missing])
-        for i, data in zip(missing, fetched, strict=True):
+        keys = {i: pieces[i].key() for i in missing} if self.cache is not None else {}
+
+        def keep(place: int, data: memoryview) -> None:
+            i = missing[place]
             self.check(pieces[i], data)
             if self.cache is not None:
-                self.cache.put(pieces[i].key(), data)
+                self.cache.put(keys[i], data)
             results[i] = data
+
+        self.source.read_ranges([pieces[i].span for i in missing], done=keep)
         return [data for data in results if data is not None]
 
     def check(self, piece: Piece, data: memoryview) -> None:

@@ -11,13 +11,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from phasezoo.source.archive import ZipSource
 from phasezoo.source.download import download, partial
-from phasezoo.source.local import LocalRanges, LocalSource
+from phasezoo.source.local import LocalRanges, LocalSource, ignore
 from phasezoo.source.remote import Files, RangeFile, RemoteRanges, RemoteSource, files_at
 
 __all__ = [
@@ -45,8 +45,15 @@ class Source(Protocol):
         """Read a whole file."""
         ...
 
-    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[memoryview]:
-        """Read byte ranges (path, start, stop); every answer has exactly the length that was asked."""
+    def read_ranges(
+        self, ranges: Sequence[tuple[str, int, int]], *, done: Callable[[int, memoryview], object] = ignore
+    ) -> list[memoryview]:
+        """Read byte ranges (path, start, stop); every answer has exactly the length that was asked.
+
+        Args:
+            ranges: what to read.
+            done: called with the place in `ranges` and the bytes as soon as they are there, by several threads.
+        """
         ...
 
     def size(self, path: str) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from phasezoo.errors import FormatError, IntegrityError, MissingFileError, ZooNotFoundError
 from phasezoo.manifest import MANIFEST
 from phasezoo.report import Finding
+from phasezoo.source.local import ignore
 from phasezoo.source.remote import RangeFile
 
 MAX_RATIO = 1100  # deflate cannot exceed 1032 : 1
@@ -204,7 +205,9 @@ class ZipSource:
         """Read a whole file."""
         return memoryview(self._zip.read(self._member(path)))
 
-    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[memoryview]:
+    def read_ranges(
+        self, ranges: Sequence[tuple[str, int, int]], *, done: Callable[[int, memoryview], object] = ignore
+    ) -> list[memoryview]:
         """Read byte ranges (path, start, stop)."""
         starts = [self._zip.stored_at(self._member(path)) for path, _, _ in ranges]
         for path, _, stop in ranges:
@@ -218,6 +221,7 @@ class ZipSource:
                 if self._inflated is None or self._inflated[0] != path:
                     self._inflated = path, memoryview(bytearray(self.read(path)))
                 results[i] = self._inflated[1][start:stop]
+            done(i, results[i])
         return [results[i] for i in range(len(ranges))]
 
     def size(self, path: str) -> int:

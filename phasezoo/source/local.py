@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from phasezoo.errors import IntegrityError, MissingFileError, ZooNotFoundError
 from phasezoo.manifest import MANIFEST
+
+
+def ignore(place: int, data: memoryview) -> None:
+    """Do nothing with a range that was read."""
 
 
 class LocalSource:
@@ -29,9 +33,15 @@ class LocalSource:
         """Read a whole file."""
         return self._read(path, 0, self.size(path))
 
-    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[memoryview]:
+    def read_ranges(
+        self, ranges: Sequence[tuple[str, int, int]], *, done: Callable[[int, memoryview], object] = ignore
+    ) -> list[memoryview]:
         """Read byte ranges (path, start, stop) in order."""
-        return [self._read(path, start, stop) for path, start, stop in ranges]
+        results = []
+        for i, span in enumerate(ranges):
+            results.append(self._read(*span))
+            done(i, results[i])
+        return results
 
     def size(self, path: str) -> int:
         """Return the length of a file in bytes."""

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from phasezoo.errors import IntegrityError, MissingFileError, SourceError, ZooNotFoundError
 from phasezoo.source.fs import FsFiles
 from phasezoo.source.http import HttpFiles
+from phasezoo.source.local import ignore
 from phasezoo.source.transfer import Traffic, insist
 
 CONCURRENT = 8
@@ -116,7 +117,9 @@ class RemoteSource:
         what = f"read {self.files.address(path)}"
         return memoryview(insist(lambda: b"".join(self.files.stream(path)), what=what, traffic=self.traffic))
 
-    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[memoryview]:
+    def read_ranges(
+        self, ranges: Sequence[tuple[str, int, int]], *, done: Callable[[int, memoryview], object] = ignore
+    ) -> list[memoryview]:
         """Read byte ranges (path, start, stop), several at the same time, neighbours together."""
         results: list[memoryview] = [memoryview(b"")] * len(ranges)
         groups = coalesce(ranges)
@@ -125,6 +128,7 @@ class RemoteSource:
             buffer = read_range(self.files, group.path, group.start, group.stop)
             for i in group.members:
                 results[i] = buffer[ranges[i][1] - group.start : ranges[i][2] - group.start]
+                done(i, results[i])
 
         each(fetch, groups, workers=CONCURRENT)
         return results
