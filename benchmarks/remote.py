@@ -11,8 +11,10 @@ from __future__ import annotations
 import multiprocessing
 import random
 import shutil
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -138,40 +140,26 @@ def one_checkpoint(remote: Remote, cache: Path) -> None:
     times = interleave(sides, rounds=ROUNDS)
     for name, peer in (("per tensor", "fs.open, per tensor"), ("shard", "whole shard")):
         report("index -> checkpoint", times["ours"], times[name], peer, "for the record")
+    print(f"  {location.nbytes / 1e6:.2f} MB of weights take:")
     for name, (requests, nbytes) in counts.items():
-        print(
-            f"  {name:12s} {requests:3d} requests {nbytes / 1e6:8.2f} MB for {location.nbytes / 1e6:.2f} MB of weights"
-        )
+        print(f"  {name:12s} {requests:3d} requests {nbytes / 1e6:8.2f} MB")
 
 
 def many_checkpoints(remote: Remote, cache: Path) -> None:
     """All checkpoints in random order, at the same time against one after another; verified and kept."""
 
-    def pieces() -> tuple[Zoo, list[object]]:
+    def seconds(at_once: bool) -> float:
         zoo = cold(remote.url, cache)
         found = [model.checkpoint(epoch).piece() for model in zoo for epoch in range(EPOCHS)]
         random.Random(0).shuffle(found)
-        return zoo, found
+        start = time.perf_counter()
+        for pieces in [found] if at_once else [[piece] for piece in found]:
+            zoo._index.store.read(pieces)
+        return time.perf_counter() - start
 
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(ROUNDS):
-        for name in times:
-            zoo, found = pieces()
-            # Not joined, so that both sides send the same requests.
-            read = zoo._index.store.read
-            call = (lambda: read(found)) if name == "ours" else (lambda: [read([piece]) for piece in found])
-            times[name].append(_seconds(call))
-    ours, theirs = (sorted(times[name])[len(times[name]) // 2] for name in times)
+    times = [(seconds(at_once=True), seconds(at_once=False)) for _ in range(ROUNDS)]
+    ours, theirs = (statistics.median(side) for side in zip(*times, strict=True))
     report(f"{MODELS * EPOCHS} checkpoints", ours, theirs, "one after another", ">= 5x")
-
-
-def _seconds(call: object) -> float:
-    import time
-
-    assert callable(call)
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def main() -> None:

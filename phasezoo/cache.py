@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from phasezoo import settings
 from phasezoo.errors import WriteError
-from phasezoo.source.download import partial
+from phasezoo.source.download import partial_name
 from phasezoo.source.local import read_bytes
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Cache:
         if self._readonly and not must:
             return False
         path = self.path(key)
-        temporary = partial(path)
+        temporary = partial_name(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -215,7 +215,7 @@ class Cache:
     def note(self, name: str, data: bytes) -> None:
         """Keep what was found at an address; whoever is offline later gets it with `noted`."""
         path = self.root / "addresses" / name
-        temporary = partial(path)
+        temporary = partial_name(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data)

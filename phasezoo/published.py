@@ -12,7 +12,7 @@ from phasezoo.cache import cache_directory
 from phasezoo.errors import SourceNotSupportedError, WriteError, ZooNotFoundError
 from phasezoo.manifest import MANIFEST
 from phasezoo.registry import COMMIT, REPOSITORY, Entry
-from phasezoo.source import download, partial
+from phasezoo.source import download, partial_name
 
 # Of what `build` makes of a file: a new version builds indexes anew, from the file in the cache.
 VERSION = 1
@@ -73,7 +73,7 @@ def open_published(
                 "fetch it. Load it once without."
             )
         # A mirror may hold another edition: then the server's own word on the size has to do.
-        fresh = partial(file.with_name(f"{entry.name}.csv"))
+        fresh = partial_name(file.with_name(f"{entry.name}.csv"))
         download(address(entry), fresh, nbytes=None if settings.mirror() else entry.summary.nbytes)
         try:
             _build(entry, fresh, index, replace=force_download)

@@ -599,3 +599,12 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     made: list[float] = []
     monkeypatch.setattr(transfer, "time", SimpleNamespace(sleep=made.append, time=time.time))
     return made
+
+
+@pytest.mark.parametrize("place", ["", "stored.zip"])
+def test_an_open_zoo_can_be_sent_to_other_processes(zipped: Path, embedded_path: Path, place: str) -> None:
+    import pickle
+
+    with serve(zipped if place else embedded_path) as server:
+        zoo = phasezoo.load(f"{server.url}/{place}")
+        assert same(pickle.loads(pickle.dumps(zoo)), phasezoo.load(embedded_path))

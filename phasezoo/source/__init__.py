@@ -12,11 +12,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from phasezoo.source.archive import ZipSource
-from phasezoo.source.download import download, partial
+from phasezoo.source.download import download, partial_name
 from phasezoo.source.local import LocalRanges, LocalSource, ignore
 from phasezoo.source.remote import Files, RangeFile, RemoteRanges, RemoteSource, files_at
 
@@ -32,7 +33,7 @@ __all__ = [
     "download",
     "open_ranges",
     "open_source",
-    "partial",
+    "partial_name",
 ]
 
 
@@ -88,17 +89,22 @@ def open_source(place: str, *, storage_options: dict[str, Any] | None = None) ->
         if not zipped or Path(place).expanduser().is_dir():
             return LocalSource(place)
         file = LocalRanges(place)
-        return ZipSource(file, lambda spans: [memoryview(bytearray(file.read(*span))) for span in spans])
+        return ZipSource(file, partial(_local_ranges, file))
     files = files_at(place, storage_options=storage_options)
     return zip_source(files) if zipped else RemoteSource(files)
 
 
 def zip_source(files: Files, path: str = "") -> ZipSource:
     """Open the zoo in a zip elsewhere."""
-    remote = RemoteSource(files)
-    return ZipSource(
-        RemoteRanges(files, path), lambda spans: remote.read_ranges([(path, start, stop) for start, stop in spans])
-    )
+    return ZipSource(RemoteRanges(files, path), partial(_remote_ranges, RemoteSource(files), path))
+
+
+def _local_ranges(file: LocalRanges, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
+    return [memoryview(bytearray(file.read(*span))) for span in spans]
+
+
+def _remote_ranges(source: RemoteSource, path: str, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
+    return source.read_ranges([(path, start, stop) for start, stop in spans])
 
 
 def open_ranges(url: str) -> RangeFile:

@@ -12,7 +12,7 @@ from phasezoo.source.http import HttpFiles
 from phasezoo.source.transfer import insist
 
 
-def partial(path: Path) -> Path:
+def partial_name(path: Path) -> Path:
     """Return a name beside `path` for what is not complete yet; no other process or thread uses it."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
 
@@ -34,7 +34,7 @@ def download(url: str, to: Path, *, nbytes: int | None = None) -> None:
     if not url.startswith(("http://", "https://")):
         raise SourceError(f"cannot download {url}: only http and https addresses can be downloaded.")
     files = HttpFiles(url, hint="Check PHASEZOO_MIRROR if it is set.")
-    temporary = partial(to)
+    temporary = partial_name(to)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         insist(lambda: _write(files, temporary, to.name, nbytes), what=f"download {url}", traffic=files.traffic)
