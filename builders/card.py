@@ -96,7 +96,7 @@ def _body(
         head = f"### {name} ({table.num_rows:,} rows)\n\n| column | type | unit | meaning |\n|---|---|---|---|\n"
         parts.append(head + "\n".join(rows))
     parts += ["## How it was built", *_provenance(manifest)]
-    parts += ["## Licence and citation", manifest.license, f"```bibtex\n{manifest.citation}\n```"]
+    parts += ["## Licence", manifest.license, "## Citation", f"```bibtex\n{manifest.citation}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
