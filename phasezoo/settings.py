@@ -42,6 +42,15 @@ def hub() -> str | None:
     return os.environ.get("PHASEZOO_HUB") or None
 
 
+def endpoint() -> str:
+    """``HF_ENDPOINT``: address of the Hub.
+
+    >>> endpoint().startswith("http")
+    True
+    """
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
 def offline() -> bool:
     """``HF_HUB_OFFLINE``: open nothing but what is on this machine.
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
@@ -358,11 +359,12 @@ def resolve(hub: Hub, rights: str, repo_id: str, revision: str, path: str) -> An
 
 def preupload(asked: Asked, commit: Commit) -> Answer:
     """Say of each file how it has to be uploaded, and what is there already."""
+    ignored = commit.files[".gitignore"].data.decode().split() if ".gitignore" in commit.files else []
     files = [
         {
             "path": file["path"],
             "uploadMode": "lfs" if is_lfs(file["path"], file["size"]) else "regular",
-            "shouldIgnore": False,
+            "shouldIgnore": any(fnmatch(file["path"], pattern) for pattern in ignored),
             "oid": commit.files[file["path"]].etag if file["path"] in commit.files else None,
         }
         for file in json.loads(asked.body)["files"]

@@ -21,6 +21,7 @@ import torch
 import phasezoo
 from phasezoo import store
 from phasezoo.errors import (
+    AddressError,
     EpochNotFoundError,
     IntegrityError,
     PhaseZooError,
@@ -340,7 +341,7 @@ def test_addresses_that_cannot_be_read_say_why(heart: Hub, embedded_path: Path) 
     with pytest.raises(ZooNotFoundError, match=r"no dataset 'owner/none' that you may read"):
         on_hub(heart, "hf://datasets/owner/none")
     for wrong in ("hf://owner/zoo", "hf://datasets/owner", "hf://datasets/owner/zoo/../../other"):
-        with pytest.raises(SourceError, match=r"form hf://datasets/owner/name"):
+        with pytest.raises(AddressError, match=r"form hf://datasets/owner/name"):
             on_hub(heart, wrong)
     with pytest.raises(ZooNotFoundError, match=r"holds no zoo\.json"):
         on_hub(heart, f"{ADDRESS}/tables")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from phasezoo.errors import MissingFileError, SourceError, WriteError, ZooNotFoundError, nearest
+from phasezoo import settings
+from phasezoo.errors import AddressError, MissingFileError, SourceError, WriteError, ZooNotFoundError, nearest
 from phasezoo.source.http import HttpFiles
 from phasezoo.source.remote import Files, NoFiles, RemoteSource
 from phasezoo.source.transfer import TRANSIENT, Traffic, Transient, insist, retry_after
@@ -37,7 +38,7 @@ def parse(url: str) -> Address:
     """Read an address.
 
     Raises:
-        SourceError: it is not complete, or not of a dataset.
+        AddressError: it is not complete, or not of a dataset.
 
     >>> parse("hf://datasets/owner/zoo@v1/small")
     Address(repo_id='owner/zoo', revision='v1', path='small')
@@ -47,7 +48,7 @@ def parse(url: str) -> Address:
     )
     parts = (form["path"] or "").split("/") if form else []
     if not form or ".." in parts:
-        raise SourceError(
+        raise AddressError(
             f"{url} is no address of a zoo on the Hub. It has the form hf://datasets/owner/name, with @revision behind "
             "if it is not the newest (write a slash in a revision as %2F)."
         )
@@ -88,7 +89,7 @@ class HubSource(RemoteSource):
                     repo_type="dataset",
                     revision=self.address.revision,
                     token=self._token,
-                    endpoint=self._endpoint,
+                    endpoint=self._endpoint or settings.endpoint(),
                     cache_dir=self._cache_dir,
                     local_files_only=self._offline,
                     force_download=self._force and not self._offline,
@@ -107,13 +108,13 @@ def hub_files(
     address: Address, *, token: str | bool | None = None, endpoint: str | None = None, offline: bool = False
 ) -> Files:
     """Return the files below an address at one commit, read by range; the token goes to the Hub only."""
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import get_token
 
     assert address.revision is not None
     assert COMMIT.fullmatch(address.revision)
     if offline:
         return NoFiles(str(address))
-    base = f"{(endpoint or constants.ENDPOINT).rstrip('/')}/datasets/{address.repo_id}/resolve/{address.revision}"
+    base = f"{endpoint or settings.endpoint()}/datasets/{address.repo_id}/resolve/{address.revision}"
     secret = token if isinstance(token, str) else None if token is False else get_token()
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     return HttpFiles(f"{base}/{address.path}" if address.path else base, headers=headers, hint=_RIGHTS)
@@ -133,9 +134,7 @@ def assets() -> Path:
 
 def host(endpoint: str | None = None) -> str:
     """Return the name of the Hub: of `endpoint`, or of ``HF_ENDPOINT``."""
-    from huggingface_hub import constants
-
-    return urlsplit(endpoint or constants.ENDPOINT).netloc
+    return urlsplit(endpoint or settings.endpoint()).netloc
 
 
 def resolve(address: Address, *, token: str | bool | None, endpoint: str | None) -> str:
@@ -147,7 +146,7 @@ def resolve(address: Address, *, token: str | bool | None, endpoint: str | None)
     """
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=endpoint, token=token, library_name="phasezoo")
+    api = HfApi(endpoint=endpoint or settings.endpoint(), token=token, library_name="phasezoo")
     revision = address.revision or DEFAULT
     traffic = Traffic()
     try:

@@ -18,6 +18,7 @@ PAUSE = 0.5  # seconds before the second try; doubled before each further one
 LONGEST_PAUSE = 20.0
 LONGEST_RETRY_AFTER = 300.0  # what a server may ask for: rate limits of the Hub are counted in windows of 5 minutes
 TIMEOUT = 30.0  # seconds without a byte
+KEPT = "Nothing is lost: what arrived stays in the cache. Check the network and the proxy settings, or try again later."
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Result = TypeVar("Result")
@@ -73,7 +74,7 @@ class Traffic:
         return text
 
 
-def insist(call: Callable[[], Result], *, what: str, traffic: Traffic) -> Result:
+def insist(call: Callable[[], Result], *, what: str, traffic: Traffic, advice: str = KEPT) -> Result:
     """Call until it succeeds, at most `TRIES` times.
 
     Pauses double, with jitter, so that many clients do not return at the same moment; a server's Retry-After
@@ -83,6 +84,7 @@ def insist(call: Callable[[], Result], *, what: str, traffic: Traffic) -> Result
         call: raises `Transient` when another try may help.
         what: what is tried, for the error: ``read bytes 0 to 10 of https://...``.
         traffic: where repetitions are counted.
+        advice: what is kept and what to do when it is given up.
 
     Raises:
         SourceError: the last try failed too.
@@ -94,7 +96,7 @@ def insist(call: Callable[[], Result], *, what: str, traffic: Traffic) -> Result
         except Transient as failure:
             too_long = failure.wait is not None and failure.wait > LONGEST_RETRY_AFTER
             if not left or too_long:
-                raise SourceError(_given_up(what, failure, too_long=too_long)) from None
+                raise SourceError(_given_up(what, failure, advice, too_long=too_long)) from None
             traffic.count(repeated=str(failure))
             wait = failure.wait if failure.wait is not None else min(pause, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
             log.info("cannot %s: %s; next try in %.1f s", what, failure, wait)
@@ -103,13 +105,10 @@ def insist(call: Callable[[], Result], *, what: str, traffic: Traffic) -> Result
     raise AssertionError("unreachable")
 
 
-def _given_up(what: str, failure: Transient, *, too_long: bool) -> str:
+def _given_up(what: str, failure: Transient, advice: str, *, too_long: bool) -> str:
     if too_long:
         return f"cannot {what}: {failure}, and asks to come back in {failure.wait:,.0f} s. Try again then."
-    return (
-        f"cannot {what}: {failure}; tried {TRIES} times. Nothing is lost: what arrived stays in the cache. "
-        "Check the network and the proxy settings, or try again later."
-    )
+    return f"cannot {what}: {failure}; tried {TRIES} times. {advice}"
 
 
 def retry_after(header: str | None) -> float | None:
