@@ -46,6 +46,10 @@ class AddressError(PhaseZooError, ValueError):
     """An address that cannot be read, or that names a place of another kind than the one that is needed."""
 
 
+class RangesNotSupportedError(SourceError):
+    """A server sends whole files only, whatever part is asked for."""
+
+
 class SourceNotSupportedError(PhaseZooError, NotImplementedError):
     """A kind of place that this release cannot open yet."""
 
