@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from phasezoo.errors import IntegrityError
@@ -98,7 +98,9 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
             return
         place = 8 * self._location.layout.position[name]
         if digest(data) != self._digests()[place : place + 8]:
-            raise self._damaged(f"tensor {name!r} of")
+            raise _damaged(
+                self._source, self._location, f"tensor {name!r} of checkpoint {self.model_id} epoch {self.epoch}"
+            )
         _verified.add(key)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -131,19 +133,39 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     def _bytes(self) -> memoryview:
         shard, start = self._location.shard, self._location.offset
         data = self._source.read_ranges([(shard, start, start + self.nbytes)])[0]
-        key = (self._source.url, self.sha256)
-        if key not in _verified:
-            if hashlib.sha256(data).hexdigest() != self.sha256:
-                raise self._damaged("")
-            _verified.add(key)
+        check_checkpoint(self._source, self._location, [data], model_id=self.model_id, epoch=self.epoch)
         return data
-
-    def _damaged(self, what: str) -> IntegrityError:
-        place = f"{self._source.url}/{self._location.shard}"
-        return IntegrityError(
-            f"{what} checkpoint {self.model_id} epoch {self.epoch} in {place} is damaged: its bytes do not have the "
-            "hash that the index states. Copy the shard again; `phasezoo verify` lists all damage.".lstrip()
-        )
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.model_id}, epoch {self.epoch}, {len(self)} tensors, {self.nbytes:,} bytes)"
+
+
+def is_checked(source: Source, sha256: str) -> bool:
+    """Has this process found these bytes to be those that were written?"""
+    return (source.url, sha256) in _verified
+
+
+def take_as_checked(source: Source, sha256: str) -> None:
+    """Trust bytes that another process of the same job has checked."""
+    _verified.add((source.url, sha256))
+
+
+def check_checkpoint(
+    source: Source, location: Location, pieces: Iterable[memoryview], *, model_id: str, epoch: int
+) -> None:
+    """Raise IntegrityError unless `pieces`, one after another, are a checkpoint's bytes; hashed once a process."""
+    if is_checked(source, location.sha256):
+        return
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    if found.hexdigest() != location.sha256:
+        raise _damaged(source, location, f"checkpoint {model_id} epoch {epoch}")
+    take_as_checked(source, location.sha256)
+
+
+def _damaged(source: Source, location: Location, what: str) -> IntegrityError:
+    return IntegrityError(
+        f"{what} in {source.url}/{location.shard} is damaged: its bytes do not have the hash that the index states. "
+        "Copy the shard again; `phasezoo verify` lists all damage."
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -208,11 +210,12 @@ class Index:
         if not self.has_weights:
             return []
         start, stop = self.span("checkpoints", row)
-        result: list[int] = self._checkpoint_epochs[start:stop]
+        result: list[int] = self.checkpoint_epochs[start:stop]
         return result
 
     @cached_property
-    def _checkpoint_epochs(self) -> list[int]:
+    def checkpoint_epochs(self) -> list[int]:
+        """Epoch of each row of `checkpoints`."""
         epochs: list[int] = self.table("checkpoints")["epoch"].to_pylist()
         return epochs
 
@@ -233,14 +236,34 @@ class Index:
 
     def location(self, checkpoint_row: int) -> Location:
         """Return where a checkpoint lies."""
-        table = self.table("checkpoints")
-        shard, offset, nbytes, sha256, layout_id = (
-            table[name][checkpoint_row].as_py() for name in ("shard", "offset", "nbytes", "sha256", "layout_id")
-        )
-        layout = self.layouts.get(layout_id)
-        if layout is None or layout.nbytes != nbytes:
-            raise FormatError(f"checkpoint in {shard} at {offset} names layout {layout_id}, which does not fit it.")
-        return Location(shard, offset, nbytes, sha256, layout)
+        return self.locations([checkpoint_row])[0]
+
+    def locations(self, checkpoint_rows: Sequence[int]) -> list[Location]:
+        """Return where checkpoints lie."""
+        import pyarrow as pa
+
+        names = ["shard", "offset", "nbytes", "sha256", "layout_id"]
+        wanted = self.table("checkpoints").select(names).take(pa.array(checkpoint_rows, pa.int64()))
+        columns = [column.to_pylist() for column in wanted.columns]
+        found = []
+        for shard, offset, nbytes, sha256, layout_id in zip(*columns, strict=True):
+            layout = self.layouts.get(layout_id)
+            if layout is None or layout.nbytes != nbytes:
+                raise FormatError(f"checkpoint in {shard} at {offset} names layout {layout_id}, which does not fit it.")
+            found.append(Location(shard, offset, nbytes, sha256, layout))
+        return found
+
+    def with_checkpoints(self, checkpoint_rows: Sequence[int]) -> Index:
+        """Return this index as if only these checkpoints were in the zoo; all other tables are shared."""
+        import pyarrow as pa
+
+        kept = pa.array(sorted(checkpoint_rows), pa.int64())
+        part = copy(self)
+        part._tables, part._starts = dict(self._tables), dict(self._starts)
+        for name in ("checkpoints", "digests"):
+            part._tables[name] = part._ordered(name, self.table(name).take(kept))
+        part.__dict__.pop("checkpoint_epochs", None)
+        return part
 
     def digests(self, checkpoint_row: int) -> bytes:
         """Return the digests of a checkpoint's tensors, 8 bytes each, in layout order."""

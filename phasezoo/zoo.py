@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -13,10 +13,21 @@ from phasezoo.view import View
 
 if TYPE_CHECKING:
     import datasets
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+    import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from phasezoo.dataset import WeightDataset
+    from phasezoo.normalise import Normaliser
+    from phasezoo.pairs import PairDataset
+    from phasezoo.representations import Representation
+    from phasezoo.split import Splits
+    from phasezoo.stack import Stack
     from phasezoo.thresholds import Thresholds
+    from phasezoo.weights import Epochs
 
 
 class Zoo(View):
@@ -59,6 +70,88 @@ class Zoo(View):
     def cells(self) -> datasets.Dataset:
         """One row per load x temperature x epoch: seed means and spreads, landscape metrics, phase."""
         return self._dataset("cells")
+
+    def stack(self, *, epoch: Epochs = "last") -> Stack:
+        """Read models of one topology into ``{name: [models, ...]}``; see `phasezoo.stack.stack`."""
+        from phasezoo.stack import stack
+
+        return stack(self, epoch=epoch)
+
+    def split(self, *, by: str = "cell", test: float = 0.2, val: float = 0.1, seed: int = 0) -> Splits:
+        """Divide into train, validation and test without dividing a cell, run, seed...; see `phasezoo.split.split`."""
+        from phasezoo.split import split
+
+        return split(self, by=by, test=test, val=val, seed=seed)
+
+    def to_torch(
+        self,
+        representation: str | Representation = "flat",
+        *,
+        target: str | Sequence[str] | None = None,
+        epochs: Epochs = "last",
+        normaliser: Normaliser | None = None,
+        augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+    ) -> WeightDataset:
+        """Make a torch dataset whose samples are networks; see `phasezoo.dataset.to_torch`."""
+        from phasezoo.dataset import to_torch
+
+        return to_torch(
+            self,
+            representation,
+            target=target,
+            epochs=epochs,
+            normaliser=normaliser,
+            augment=augment,
+            transform=transform,
+            seed=seed,
+        )
+
+    def pairs(
+        self,
+        *,
+        within: str,
+        representation: str | Representation = "flat",
+        target: str | Sequence[str] | None = None,
+        epochs: Epochs | None = None,
+        gap: int | None = None,
+        layer: str | None = None,
+        normaliser: Normaliser | None = None,
+        seed: int = 0,
+    ) -> PairDataset:
+        """Make a torch dataset of two epochs of a run, or two seeds of a cell; see `phasezoo.pairs.pairs`."""
+        from phasezoo.pairs import pairs
+
+        return pairs(
+            self,
+            within=within,
+            representation=representation,
+            target=target,
+            epochs=epochs,
+            gap=gap,
+            layer=layer,
+            normaliser=normaliser,
+            seed=seed,
+        )
+
+    def sql(self, query: str) -> pa.Table:
+        """Answer a query over the tables of the view with DuckDB; see `phasezoo.sql.sql`."""
+        from phasezoo.sql import sql
+
+        return sql(self, query)
+
+    def to_pandas(self, table: str = "summary") -> pd.DataFrame:
+        """Return a table of the view as a pandas data frame."""
+        from phasezoo.sql import to_pandas
+
+        return to_pandas(self, table)
+
+    def to_polars(self, table: str = "summary") -> pl.DataFrame:
+        """Return a table of the view as a Polars data frame."""
+        from phasezoo.sql import to_polars
+
+        return to_polars(self, table)
 
     def export(self, out: str | Path, *, layout: str = "ray") -> Path:
         """Write the models as the folders that existing code for model zoos reads; see `phasezoo.export.export`."""
