@@ -18,7 +18,7 @@ from access import draft
 from timing import interleave, report
 
 import phasezoo
-from phasezoo import checkpoint
+from phasezoo import store
 from phasezoo.builders.pack import Run
 from phasezoo.builders.tables import write_zoo
 from phasezoo.dataset import WeightDataset
@@ -80,7 +80,7 @@ def stacking(zoo: phasezoo.Zoo, root: Path) -> None:
         return {name: torch.stack([s[name] for s in state_dicts]) for name in state_dicts[0]}
 
     def first() -> object:
-        checkpoint._verified.clear()
+        store._verified.clear()
         return zoo.stack()
 
     ours, theirs = zoo.stack(), of_files()

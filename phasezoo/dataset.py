@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
-from phasezoo.checkpoint import is_checked, take_as_checked
 from phasezoo.errors import TopologyError
 from phasezoo.normalise import Normaliser
 from phasezoo.representations import Representation, of
 from phasezoo.representations.tokens import TokenSequence, pad
-from phasezoo.source import Source
+from phasezoo.store import Store
 from phasezoo.target import targets
 from phasezoo.weights import Epochs, Sample, read, samples
 
@@ -42,7 +41,7 @@ class WeightDataset(Dataset[Any]):
 
     def __init__(
         self,
-        source: Source,
+        store: Store,
         wanted: Sequence[Sample],
         *,
         representation: Representation,
@@ -53,7 +52,7 @@ class WeightDataset(Dataset[Any]):
         transform: Callable[[Any], Any] | None = None,
         seed: int = 0,
     ) -> None:
-        self._source = source
+        self._store = store
         self._samples = list(wanted)
         self.representation = representation
         self.targets = targets
@@ -128,9 +127,9 @@ class WeightDataset(Dataset[Any]):
     def _read(self, indices: list[int]) -> StateDict:
         wanted = [self._samples[i] for i in indices]
         for sample, checked in zip(wanted, self._checked[indices].tolist(), strict=True):
-            if checked and not is_checked(self._source, sample.location.sha256):
-                take_as_checked(self._source, sample.location.sha256)
-        tensors = read(self._source, wanted)
+            if checked:
+                self._store.trust(sample.piece)
+        tensors = read(self._store, wanted)
         self._checked[indices] = True
         if self._augment is not None:
             changed = []
@@ -301,7 +300,7 @@ def to_torch(
         raise TopologyError("there is no model to make a dataset of. Widen the filter of the view.")
     y, classes = (None, None) if target is None else targets(view, wanted, target)
     return WeightDataset(
-        view._index.source,
+        view._index.store,
         wanted,
         representation=of(representation),
         targets=y,

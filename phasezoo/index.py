@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,6 @@ from phasezoo.errors import (
     EpochNotFoundError,
     FilterError,
     FormatError,
-    IntegrityError,
     ModelNotFoundError,
     TableNotFoundError,
     WeightsUnavailableError,
@@ -22,6 +19,7 @@ from phasezoo.errors import (
 )
 from phasezoo.layout import Layout
 from phasezoo.manifest import MANIFEST, Manifest
+from phasezoo.store import Location, Store
 from phasezoo.where import equals, parse
 
 if TYPE_CHECKING:
@@ -44,34 +42,36 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }
 # Tables of the weights; a zoo of tables only has none of them.
 WEIGHTS = ("checkpoints", "layouts", "digests")
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where one checkpoint lies."""
-
-    shard: str
-    offset: int
-    nbytes: int
-    sha256: str
-    layout: Layout
+# What of a row of checkpoints says where it lies.
+PLACE = ["shard", "offset", "nbytes", "sha256", "layout_id"]
 
 
 class Index:
     """The tables of one zoo. Tables are read at first use and kept."""
 
-    def __init__(self, source: Source, *, address: str | None = None) -> None:
+    def __init__(
+        self, store: Store, *, address: str | None = None, revision: str | None = None, manifest: bytes | None = None
+    ) -> None:
         """Open the manifest.
 
         Args:
-            source: where the files are.
+            store: where the bytes are.
             address: what `phasezoo.load` takes to open the same zoo again; its name by default.
+            revision: the commit that is read, where there are commits.
+            manifest: the bytes of zoo.json, if they were read already.
         """
-        self.source = source
-        self.manifest = Manifest.from_bytes(bytes(source.read(MANIFEST)), where=f"{source.url}/{MANIFEST}")
+        self.store = store
+        self.revision = revision
+        data = bytes(store.source.read(MANIFEST)) if manifest is None else manifest
+        self.manifest = Manifest.from_bytes(data, where=f"{store.url}/{MANIFEST}")
         self.address = address if address is not None else self.manifest.name
         self._tables: dict[str, pa.Table] = {}
         self._starts: dict[str, list[int]] = {}
+
+    @property
+    def source(self) -> Source:
+        """Where the files are."""
+        return self.store.source
 
     def table(self, name: str) -> pa.Table:
         """Return a table, ordered by model and epoch as `configs` is.
@@ -111,14 +111,7 @@ class Index:
 
         entry = self.manifest.tables[name]
         where = f"{self.source.url}/{entry.path}"
-        data = self.source.read(entry.path)
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry.sha256:
-            raise IntegrityError(
-                f"{where} is not the file that {MANIFEST} describes: {len(data)} bytes with sha256 {found[:12]}..., "
-                f"expected {entry.nbytes} with {entry.sha256[:12]}.... Copy the file again; a published zoo, load once "
-                "with force_download=True."
-            )
+        data = self.store.file(entry)
         try:
             # Not read_table: it imports pyarrow.dataset, and with it pandas, for 0.15 s.
             table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))).read()
@@ -236,22 +229,21 @@ class Index:
 
     def location(self, checkpoint_row: int) -> Location:
         """Return where a checkpoint lies."""
-        return self.locations([checkpoint_row])[0]
+        table = self.table("checkpoints")
+        return self._location(*(table[name][checkpoint_row].as_py() for name in PLACE))
 
     def locations(self, checkpoint_rows: Sequence[int]) -> list[Location]:
-        """Return where checkpoints lie."""
+        """Return where several checkpoints lie."""
         import pyarrow as pa
 
-        names = ["shard", "offset", "nbytes", "sha256", "layout_id"]
-        wanted = self.table("checkpoints").select(names).take(pa.array(checkpoint_rows, pa.int64()))
-        columns = [column.to_pylist() for column in wanted.columns]
-        found = []
-        for shard, offset, nbytes, sha256, layout_id in zip(*columns, strict=True):
-            layout = self.layouts.get(layout_id)
-            if layout is None or layout.nbytes != nbytes:
-                raise FormatError(f"checkpoint in {shard} at {offset} names layout {layout_id}, which does not fit it.")
-            found.append(Location(shard, offset, nbytes, sha256, layout))
-        return found
+        wanted = self.table("checkpoints").select(PLACE).take(pa.array(checkpoint_rows, pa.int64()))
+        return [self._location(*row) for row in zip(*(column.to_pylist() for column in wanted.columns), strict=True)]
+
+    def _location(self, shard: str, offset: int, nbytes: int, sha256: str, layout_id: str) -> Location:
+        layout = self.layouts.get(layout_id)
+        if layout is None or layout.nbytes != nbytes:
+            raise FormatError(f"checkpoint in {shard} at {offset} names layout {layout_id}, which does not fit it.")
+        return Location(shard, offset, nbytes, sha256, layout)
 
     def with_checkpoints(self, checkpoint_rows: Sequence[int]) -> Index:
         """Return this index as if only these checkpoints were in the zoo; all other tables are shared."""

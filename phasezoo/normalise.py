@@ -63,7 +63,7 @@ class Normaliser:
             layout = wanted[0].location.layout
             part = [sample for sample in wanted[:AT_ONCE] if sample.location.layout == layout]
             wanted = wanted[len(part) :]
-            for name, tensor in read(view._index.source, part).items():
+            for name, tensor in read(view._index.store, part).items():
                 if tensor.is_floating_point():
                     values = tensor.double()
                     count[name] = count.get(name, 0) + values.numel()

@@ -137,7 +137,7 @@ def stack(view: View, *, epoch: Epochs = "last") -> Stack:
             raise EpochNotFoundError(
                 f"the models do not have the same epochs ({listing}). Give a list of those that all of them have."
             )
-    tensors = read(view._index.source, wanted)
+    tensors = read(view._index.store, wanted)
     epochs = torch.tensor([sample.epoch for sample in wanted])
     if several:
         leading = (len(ids), len(wanted) // len(ids))

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from phasezoo.checkpoint import check_checkpoint
 from phasezoo.errors import TopologyError
-from phasezoo.index import Location
 from phasezoo.layout import DTYPES, Layout
-from phasezoo.source import Source, read_into
+from phasezoo.store import Location, Piece, Store
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +17,9 @@ if TYPE_CHECKING:
 
 # A number, "first", "last" or "all", or several numbers.
 Epochs = int | str | Sequence[int]
-AT_ONCE = 256  # checkpoints of one request, so that their buffers do not add up
+# What is asked for in one go, so that neither buffers nor, of a zoo elsewhere, answers add up.
+AT_ONCE = 256  # checkpoints
+BYTES_AT_ONCE = 2**28
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Sample:
     model_id: str
     epoch: int
     location: Location
+
+    @property
+    def piece(self) -> Piece:
+        """What has to be read for it."""
+        return Piece(self.location, f"checkpoint {self.model_id} epoch {self.epoch}")
 
 
 def samples(view: View, epochs: Epochs = "last") -> list[Sample]:
@@ -93,11 +98,11 @@ def same_layout(view: View, found: Sequence[Sample]) -> Layout:
     return found[0].location.layout
 
 
-def read(source: Source, wanted: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """Read checkpoints of one layout into ``{name: [checkpoints, ...]}``, verified, without a copy in between.
+def read(store: Store, wanted: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """Read checkpoints of one layout into ``{name: [checkpoints, ...]}``, verified, in one allocation per tensor.
 
     Args:
-        source: where the shards are.
+        store: where the shards are.
         wanted: what to read; all of one layout.
 
     Returns:
@@ -105,6 +110,7 @@ def read(source: Source, wanted: Sequence[Sample]) -> dict[str, torch.Tensor]:
 
     Raises:
         IntegrityError: the bytes are not those that were written.
+        SourceError: the server of a zoo elsewhere cannot be reached.
     """
     import torch
 
@@ -119,12 +125,9 @@ def read(source: Source, wanted: Sequence[Sample]) -> dict[str, torch.Tensor]:
         if spec.nbytes
     ]
     in_file_order = sorted(range(len(wanted)), key=lambda i: (wanted[i].location.shard, wanted[i].location.offset))
-    for first in range(0, len(wanted), AT_ONCE):
-        part = in_file_order[first : first + AT_ONCE]
-        pieces = [[place[i * n : (i + 1) * n] for place, n in places] for i in part]
-        spots = [(wanted[i].location.shard, wanted[i].location.offset) for i in part]
-        read_into(source, [(*spot, buffers) for spot, buffers in zip(spots, pieces, strict=True)])
-        for i, buffers in zip(part, pieces, strict=True):
-            sample = wanted[i]
-            check_checkpoint(source, sample.location, buffers, model_id=sample.model_id, epoch=sample.epoch)
+    step = max(1, min(AT_ONCE, BYTES_AT_ONCE // max(1, layout.nbytes)))
+    for first in range(0, len(wanted), step):
+        part = in_file_order[first : first + step]
+        buffers = [[place[i * n : (i + 1) * n] for place, n in places] for i in part]
+        store.read_into([wanted[i].piece for i in part], buffers)
     return tensors

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from phasezoo.dataset import WeightDataset
+    from phasezoo.download import Download
     from phasezoo.normalise import Normaliser
     from phasezoo.pairs import PairDataset
     from phasezoo.representations import Representation
@@ -40,6 +41,11 @@ class Zoo(View):
     >>> len(zoo), len(zoo.filter(width=8)), len(zoo.filter("width <= 8 and test_acc > 0.9"))
     (264, 24, 31)
     """
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that is read, of a zoo on the Hub; None elsewhere."""
+        return self._index.revision
 
     @property
     def configs(self) -> datasets.Dataset:
@@ -152,6 +158,19 @@ class Zoo(View):
         from phasezoo.sql import to_polars
 
         return to_polars(self, table)
+
+    def download(
+        self,
+        *,
+        where: str | None = None,
+        epochs: Sequence[int | str] | None = None,
+        dry_run: bool = False,
+        max_workers: int = 8,
+    ) -> Download:
+        """Fetch checkpoints ahead of their use, for work offline; see `phasezoo.download.download`."""
+        from phasezoo.download import download
+
+        return download(self, where=where, epochs=epochs, dry_run=dry_run, max_workers=max_workers)
 
     def export(self, out: str | Path, *, layout: str = "ray") -> Path:
         """Write the models as the folders that existing code for model zoos reads; see `phasezoo.export.export`."""

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 import phasezoo
-from phasezoo import checkpoint
+from phasezoo import store
 from phasezoo.dataset import WeightDataset
 from phasezoo.errors import ColumnNotFoundError, FormatError, MeasureError, TensorNotFoundError, TopologyError
 from phasezoo.normalise import Normaliser
@@ -140,9 +140,9 @@ def test_the_random_numbers_of_the_program_are_left_alone(zoo: phasezoo.Zoo) -> 
 
 def test_a_worker_tells_the_others_what_it_has_verified(zoo: phasezoo.Zoo) -> None:
     dataset = zoo.filter(width=8).to_torch()
-    checkpoint._verified.clear()
+    store._verified.clear()
     list(dataset.loader(num_workers=1))
-    assert not checkpoint._verified  # verified elsewhere
+    assert not store._verified  # verified elsewhere
     assert dataset._checked.all()
 
 

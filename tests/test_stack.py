@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import phasezoo
-from phasezoo import checkpoint
+from phasezoo import store
 from phasezoo.errors import EpochNotFoundError, IntegrityError, ModelNotFoundError, TopologyError
-from phasezoo.source import LocalSource, read_into
+from phasezoo.source import LocalSource
+from phasezoo.store import Store
 from tests import resnet_zoo
 
 
@@ -121,7 +122,7 @@ def test_every_checkpoint_is_verified_once(small) -> None:
     data[-1] ^= 1
     shard.write_bytes(data)
     zoo.filter(width=2).stack()  # hashed before; not again in this process
-    checkpoint._verified.clear()
+    store._verified.clear()
     with pytest.raises(IntegrityError, match="w2-lr0.1-s1 epoch 5"):
         zoo.filter(width=2).stack()
     shard.write_bytes(data[:-8])
@@ -130,23 +131,20 @@ def test_every_checkpoint_is_verified_once(small) -> None:
 
 
 class Remote:
-    """A source without a disk, which answers ranges."""
+    """A source that is not a directory, and answers ranges."""
 
     def __init__(self, local: LocalSource) -> None:
-        self.read, self.size, self.url = local.read, local.size, "remote://zoo"
+        self.read, self.size, self.local, self.url = local.read, local.size, lambda path: None, "remote://zoo"
         self.read_ranges = local.read_ranges
-
-    def local(self, path: str) -> None:
-        return None
 
 
 def test_a_remote_source_and_one_without_vectored_reads_give_the_same_stack(small, monkeypatch) -> None:
     zoo = phasezoo.load(small()).filter(width=4)
     expected = dict(zoo.stack(epoch="all"))
-    checkpoint._verified.clear()
+    store._verified.clear()
     monkeypatch.delattr("os.preadv")
     assert_same(dict(zoo.stack(epoch="all")), expected)
-    zoo._index.source = Remote(zoo._index.source)
+    zoo._index.store = Store(Remote(zoo._index.source))
     assert_same(dict(zoo.stack(epoch="all")), expected)
 
 
@@ -161,7 +159,7 @@ def test_ranges_that_follow_one_another_are_one_read(tmp_path, small, monkeypatc
     real = os.preadv
     monkeypatch.setattr("os.preadv", lambda fd, parts, at: calls.append(at) or real(fd, parts, at))
     spots = [0, 3, 10, 9000, 9003]
-    read_into(source, [("data", at, [buffer]) for at, buffer in zip(spots, buffers, strict=True)])
+    source.read_into([("data", at, [buffer]) for at, buffer in zip(spots, buffers, strict=True)])
     assert [bytes(b) for b in buffers] == [bytes((at + i) % 256 for i in range(3)) for at in spots]
     assert calls == [0, 9000]
 
