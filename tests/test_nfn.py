@@ -12,7 +12,7 @@ from phasezoo.builders.tables import write_zoo
 from phasezoo.layout import Layout
 from phasezoo.nets import build
 from phasezoo.normalise import Normaliser
-from phasezoo.representations.nfn import WeightsAndBiases
+from phasezoo.representations.nfn import Nfn, WeightsAndBiases
 from phasezoo.split import Splits
 from tests.conftest import draft
 
@@ -109,5 +109,7 @@ def test_the_helper_of_nfn_takes_state_dicts_of_nets_with_more_than_ten_layers(t
     assert all(torch.equal(weights[i][0], state_dict[f"layers.{i}.weight"]) for i in range(12))
     x = deep.to_torch("nfn")[[0]]
     assert all(torch.equal(a[:, 0], b) for a, b in zip(x.weights, weights, strict=True))
+    decoded = Nfn().decode(common.WeightSpaceFeatures(*x), Layout.of_state_dict(state_dict))
+    assert all(torch.equal(decoded[name][0], tensor) for name, tensor in state_dict.items())
     again = common.params_to_state_dicts(list(state_dict), common.WeightSpaceFeatures(*x))[0]
     assert all(torch.equal(again[name], tensor) for name, tensor in state_dict.items())

@@ -13,6 +13,7 @@ from phasezoo.errors import EpochNotFoundError, IntegrityError, ModelNotFoundErr
 from phasezoo.source import LocalSource
 from phasezoo.store import Store
 from tests import resnet_zoo
+from tests.serve import serve
 
 
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -146,6 +147,20 @@ def test_a_remote_source_and_one_without_vectored_reads_give_the_same_stack(smal
     assert_same(dict(zoo.stack(epoch="all")), expected)
     zoo._index.store = Store(Remote(zoo._index.source))
     assert_same(dict(zoo.stack(epoch="all")), expected)
+
+
+def test_a_zoo_elsewhere_is_fetched_once_and_read_by_stacks_and_workers(zoo, embedded_path, tmp_path) -> None:
+    with serve(embedded_path) as server:
+        view = phasezoo.load(server.url, cache_dir=tmp_path / "cache").filter(width=8)
+        before = len(server.requests)
+        stack = view.stack(epoch="all")
+        asked = len(server.requests) - before
+        assert asked <= 1 + 2 * 8  # of 96 checkpoints: the tables, and the 8 shards with a gap at most
+        assert_same(dict(stack), dict(zoo.filter(width=8).stack(epoch="all")))
+        first = [x for x in view.to_torch(epochs="all").loader(batch_size=40, num_workers=2)]
+        assert len(server.requests) - before == asked
+    again = view.to_torch(epochs="all").loader(batch_size=40)  # without the server
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_ranges_that_follow_one_another_are_one_read(tmp_path, small, monkeypatch) -> None:

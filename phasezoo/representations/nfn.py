@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from phasezoo.errors import TopologyError
 from phasezoo.layout import DTYPES, Layout, TensorSpec
@@ -53,12 +53,13 @@ class Nfn:
             [tensors[w.name][:, None] for w, _ in pairs], [tensors[b.name][:, None] for _, b in pairs]
         )
 
-    def decode(self, x: WeightsAndBiases, layout: Layout) -> dict[str, torch.Tensor]:
-        """Turn weights and biases back into ``{name: [models, ...]}``."""
+    def decode(self, x: Any, layout: Layout) -> dict[str, torch.Tensor]:
+        """Turn weights and biases (a pair of lists, or nfn's own WeightSpaceFeatures) into ``{name: [models, ...]}``."""
         import torch
 
+        weights, biases = (x.weights, x.biases) if hasattr(x, "weights") else x
         found = {}
-        for (weight, bias), w, b in zip(_pairs(layout), x.weights, x.biases, strict=True):
+        for (weight, bias), w, b in zip(_pairs(layout), weights, biases, strict=True):
             for spec, tensor in ((weight, w), (bias, b)):
                 found[spec.name] = tensor.squeeze(1).to(getattr(torch, DTYPES[spec.dtype][1]))
         return {name: found[name] for name in layout.names}
