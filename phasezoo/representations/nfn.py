@@ -54,7 +54,7 @@ class Nfn:
         )
 
     def decode(self, x: Any, layout: Layout) -> dict[str, torch.Tensor]:
-        """Turn weights and biases (a pair of lists, or nfn's own WeightSpaceFeatures) into ``{name: [models, ...]}``."""
+        """Turn weights and biases, or the WeightSpaceFeatures of nfn, back into ``{name: [models, ...]}``."""
         import torch
 
         weights, biases = (x.weights, x.biases) if hasattr(x, "weights") else x
