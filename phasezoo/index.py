@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from phasezoo.errors import (
     EpochNotFoundError,
     FilterError,
     FormatError,
-    IntegrityError,
     ModelNotFoundError,
     TableNotFoundError,
     WeightsUnavailableError,
@@ -20,6 +19,7 @@ from phasezoo.errors import (
 )
 from phasezoo.layout import Layout
 from phasezoo.manifest import MANIFEST, Manifest
+from phasezoo.store import Location, Store
 from phasezoo.where import equals, parse
 
 if TYPE_CHECKING:
@@ -42,34 +42,36 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }
 # Tables of the weights; a zoo of tables only has none of them.
 WEIGHTS = ("checkpoints", "layouts", "digests")
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where one checkpoint lies."""
-
-    shard: str
-    offset: int
-    nbytes: int
-    sha256: str
-    layout: Layout
+# What of a row of checkpoints says where it lies.
+PLACE = ["shard", "offset", "nbytes", "sha256", "layout_id"]
 
 
 class Index:
     """The tables of one zoo. Tables are read at first use and kept."""
 
-    def __init__(self, source: Source, *, address: str | None = None) -> None:
+    def __init__(
+        self, store: Store, *, address: str | None = None, revision: str | None = None, manifest: bytes | None = None
+    ) -> None:
         """Open the manifest.
 
         Args:
-            source: where the files are.
+            store: where the bytes are.
             address: what `phasezoo.load` takes to open the same zoo again; its name by default.
+            revision: the commit that is read, where there are commits.
+            manifest: the bytes of zoo.json, if they were read already.
         """
-        self.source = source
-        self.manifest = Manifest.from_bytes(bytes(source.read(MANIFEST)), where=f"{source.url}/{MANIFEST}")
+        self.store = store
+        self.revision = revision
+        data = bytes(store.source.read(MANIFEST)) if manifest is None else manifest
+        self.manifest = Manifest.from_bytes(data, where=f"{store.url}/{MANIFEST}")
         self.address = address if address is not None else self.manifest.name
         self._tables: dict[str, pa.Table] = {}
         self._starts: dict[str, list[int]] = {}
+
+    @property
+    def source(self) -> Source:
+        """Where the files are."""
+        return self.store.source
 
     def table(self, name: str) -> pa.Table:
         """Return a table, ordered by model and epoch as `configs` is.
@@ -109,14 +111,7 @@ class Index:
 
         entry = self.manifest.tables[name]
         where = f"{self.source.url}/{entry.path}"
-        data = self.source.read(entry.path)
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry.sha256:
-            raise IntegrityError(
-                f"{where} is not the file that {MANIFEST} describes: {len(data)} bytes with sha256 {found[:12]}..., "
-                f"expected {entry.nbytes} with {entry.sha256[:12]}.... Copy the file again; a published zoo, load once "
-                "with force_download=True."
-            )
+        data = self.store.file(entry)
         try:
             # Not read_table: it imports pyarrow.dataset, and with it pandas, for 0.15 s.
             table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))).read()
@@ -208,11 +203,12 @@ class Index:
         if not self.has_weights:
             return []
         start, stop = self.span("checkpoints", row)
-        result: list[int] = self._checkpoint_epochs[start:stop]
+        result: list[int] = self.checkpoint_epochs[start:stop]
         return result
 
     @cached_property
-    def _checkpoint_epochs(self) -> list[int]:
+    def checkpoint_epochs(self) -> list[int]:
+        """Epoch of each row of `checkpoints`."""
         epochs: list[int] = self.table("checkpoints")["epoch"].to_pylist()
         return epochs
 
@@ -234,13 +230,32 @@ class Index:
     def location(self, checkpoint_row: int) -> Location:
         """Return where a checkpoint lies."""
         table = self.table("checkpoints")
-        shard, offset, nbytes, sha256, layout_id = (
-            table[name][checkpoint_row].as_py() for name in ("shard", "offset", "nbytes", "sha256", "layout_id")
-        )
+        return self._location(*(table[name][checkpoint_row].as_py() for name in PLACE))
+
+    def locations(self, checkpoint_rows: Sequence[int]) -> list[Location]:
+        """Return where several checkpoints lie."""
+        import pyarrow as pa
+
+        wanted = self.table("checkpoints").select(PLACE).take(pa.array(checkpoint_rows, pa.int64()))
+        return [self._location(*row) for row in zip(*(column.to_pylist() for column in wanted.columns), strict=True)]
+
+    def _location(self, shard: str, offset: int, nbytes: int, sha256: str, layout_id: str) -> Location:
         layout = self.layouts.get(layout_id)
         if layout is None or layout.nbytes != nbytes:
             raise FormatError(f"checkpoint in {shard} at {offset} names layout {layout_id}, which does not fit it.")
         return Location(shard, offset, nbytes, sha256, layout)
+
+    def with_checkpoints(self, checkpoint_rows: Sequence[int]) -> Index:
+        """Return this index as if only these checkpoints were in the zoo; all other tables are shared."""
+        import pyarrow as pa
+
+        kept = pa.array(sorted(checkpoint_rows), pa.int64())
+        part = copy(self)
+        part._tables, part._starts = dict(self._tables), dict(self._starts)
+        for name in ("checkpoints", "digests"):
+            part._tables[name] = part._ordered(name, self.table(name).take(kept))
+        part.__dict__.pop("checkpoint_epochs", None)
+        return part
 
     def digests(self, checkpoint_row: int) -> bytes:
         """Return the digests of a checkpoint's tensors, 8 bytes each, in layout order."""

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phasezoo.errors import ArchitectureError, ColumnNotFoundError, MeasureError, nearest
+from phasezoo.errors import MeasureError, nearest
+from phasezoo.split import UNITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from phasezoo.checkpoint import Checkpoint
-    from phasezoo.model import Model
-    from phasezoo.state import State
+    from phasezoo.weights import Epochs
+    from phasezoo.zoo import Zoo
 
-QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 PENALTIES: tuple[float, ...] = tuple(10.0 ** (k / 2) for k in range(-8, 13))
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a ridge regression on statistics of the weights predicts on models that it has not seen.
+    """What a ridge regression on statistics of the weights predicts on networks that it has not seen.
 
     Attributes:
-        r2: coefficient of determination on the held-out models, against their own mean; NaN if they are all equal.
-        penalty: the penalty that cross-validation on the other models chose.
-        n_train: number of models that it was fitted on.
-        n_test: number of held-out models.
-        test_ids: ids of the held-out models.
+        r2: coefficient of determination on the held-out checkpoints, against their own mean; NaN if they are all equal.
+        penalty: the penalty that cross-validation on the other checkpoints chose.
+        n_train: number of checkpoints that it was fitted on.
+        n_test: number of held-out checkpoints.
+        test_ids: model of each held-out checkpoint.
         actual: their targets ``[n_test]``.
         predicted: what was predicted for them ``[n_test]``.
-        left_out: ids of models without a finite target or with weights that are not finite.
+        left_out: models of checkpoints with a target or weights that are not finite.
     """
 
     r2: float
@@ -49,85 +48,69 @@ class Probe:
 
 
 def probe(
-    models: Iterable[Model],
-    target: str,
-    *,
-    epoch: int | str = "last",
-    by: Literal["cell", "run"] = "cell",
-    test: float = 0.2,
-    seed: int = 0,
+    zoo: Zoo, target: str, *, epochs: Epochs = "last", by: str = "cell", test: float = 0.2, seed: int = 0
 ) -> Probe:
     """Predict a metric from the weights by ridge regression on per-layer statistics (Unterthiner et al. 2020).
 
-    Features are mean, standard deviation and quantiles (0, 1/4, 1/2, 3/4, 1) of each tensor, standardised on the models
-    that are fitted. The split is by hash of ids, so that it depends neither on order nor on machine; the penalty is
-    chosen by five-fold cross-validation over the groups of the same split, never on a held-out model. Models with the
-    very same weights, such as an initial network that several learning rates share, are never on both sides.
+    The features are those of the representation ``"statistics"``, standardised on what is fitted. The split is that of
+    `Zoo.split`, checked for leakage; the penalty is chosen by cross-validation over the units of the same split, five
+    folds if there are as many, and never on what is held out.
 
     Args:
-        models: a view of a zoo; widths may differ, names of tensors may not.
-        target: a column of `results` at that epoch, such as ``"test_acc"``, or of `configs`, such as ``"lr"``.
-        epoch: which checkpoint of each model.
-        by: hold out whole cells, so that no seed of a cell is on both sides, or single runs.
-        test: fraction to hold out, as a probability for each group.
-        seed: seed of the split.
+        zoo: the zoo or view; widths may differ, the number of tensors may not.
+        target: a column of numbers, as in `Zoo.to_torch`: of `results` or `landscape` at the epoch, or of `configs`.
+        epochs: which checkpoints of each model.
+        by: what is never divided: ``"cell"``, ``"run"``, ``"seed"``, ``"phase"`` or ``"load"``.
+        test: share of the units to hold out.
+        seed: another seed, another split.
 
     Raises:
         ColumnNotFoundError: no such target.
-        ArchitectureError: the models differ in the names of their tensors.
-        MeasureError: too few models to fit and to hold out.
+        LeakageError: both sides share weights, such as an initial network that several learning rates have in common.
+        MeasureError: a target is no number or missing, the unit unknown, or there is too little to fit on.
+        TopologyError: the networks differ in the number of their tensors.
 
     >>> import phasezoo
     >>> found = phasezoo.probe(phasezoo.load("mlp-digits").filter("width >= 16"), "lr")
     >>> found.n_train, found.n_test, found.r2 > 0.8
-    (87, 33, True)
+    (96, 24, True)
     """
-    checkpoints = [model.checkpoint(epoch) for model in models]
-    if len({tuple(ckpt) for ckpt in checkpoints}) > 1:
-        raise ArchitectureError("the models differ in the names of their tensors. Probe models of one architecture.")
-    targets = np.array([_target(ckpt, target) for ckpt in checkpoints], dtype=np.float64)
-    features = np.array([statistics(ckpt) for ckpt in checkpoints], dtype=np.float64)
-    finite = np.isfinite(targets) & np.isfinite(features).all(1) if checkpoints else np.zeros(0, bool)
-    known = [ckpt for ckpt, keep in zip(checkpoints, finite, strict=True) if keep]
-    X, y = features[finite], targets[finite]
-    own = [ckpt.config["cell_id"] if by == "cell" else ckpt.model_id for ckpt in known]
-    groups = np.array(joined(own, [ckpt.sha256 for ckpt in known]))
-    place = {group: _uniform(group, seed) for group in groups.tolist()}
-    held = np.array([place[group] < test for group in groups.tolist()], dtype=bool)
-    folds = len(set(groups[~held].tolist()))
-    if folds < FOLDS or held.sum() < 2:
+    units = [unit for unit, column in UNITS.items() if column is not None]
+    if by not in units:
+        raise MeasureError(f"cannot hold out by {by!r}. {nearest(by, units)}")
+    splits = zoo.split(by=by, test=test, val=0, seed=seed)
+    splits.check_leakage(epochs=epochs)
+    X, y, ids = _known(splits.train, target, epochs)
+    new, actual, test_ids = _known(splits.test, target, epochs)
+    finite, finite_new = (np.isfinite(part).all(1) for part in (np.c_[X, y], np.c_[new, actual]))
+    unit = dict(zip(*(zoo.table("configs")[name].to_pylist() for name in ("model_id", str(UNITS[by]))), strict=True))
+    groups = [str(unit[model_id]) for model_id, keep in zip(ids, finite, strict=True) if keep]
+    if len(set(groups)) < 2 or not finite_new.any():
         raise MeasureError(
-            f"{len(known)} models in {len(place)} groups are too few to fit on {FOLDS} and to hold out two. Take a "
-            "larger view, another fraction, or by='run'."
+            f"{len(groups)} checkpoints of {len(set(groups))} units to fit on and {finite_new.sum()} held out are too "
+            "few. Take a larger view, another share, or split by another unit."
         )
-    penalty = cross_validated(X[~held], y[~held], folds=deal(groups[~held].tolist(), seed=seed))
-    predicted = ridge(X[~held], y[~held], X[held], penalties=[penalty])[0]
+    penalty = cross_validated(X[finite], y[finite], folds=deal(groups, seed=seed))
+    predicted = ridge(X[finite], y[finite], new[finite_new], penalties=[penalty])[0]
     return Probe(
-        r2=r2(y[held], predicted),
+        r2=r2(actual[finite_new], predicted),
         penalty=penalty,
-        n_train=int((~held).sum()),
-        n_test=int(held.sum()),
-        test_ids=tuple(ckpt.model_id for ckpt, out in zip(known, held, strict=True) if out),
-        actual=y[held],
+        n_train=len(groups),
+        n_test=len(predicted),
+        test_ids=tuple(model_id for model_id, keep in zip(test_ids, finite_new, strict=True) if keep),
+        actual=actual[finite_new],
         predicted=predicted,
-        left_out=tuple(ckpt.model_id for ckpt, keep in zip(checkpoints, finite, strict=True) if not keep),
+        left_out=tuple(i for i, keep in zip(ids + test_ids, [*finite, *finite_new], strict=True) if not keep),
     )
 
 
-def statistics(state: State) -> list[float]:
-    """Return mean, standard deviation and quantiles of each tensor in floating point, one after another.
-
-    >>> import torch
-    >>> from phasezoo.state import Variant
-    >>> statistics(Variant({"w": torch.tensor([1.0, 3.0])}, config={}, origin=""))
-    [2.0, 1.0, 1.0, 1.5, 2.0, 2.5, 3.0]
-    """
-    found: list[float] = []
-    for tensor in state.state_dict().values():
-        if tensor.is_floating_point():
-            values = tensor.double().flatten().numpy()
-            found += [float(values.mean()), float(values.std()), *np.quantile(values, QUANTILES).tolist()]
-    return found
+def _known(part: Zoo, target: str, epochs: Epochs) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """Return statistics ``[n, features]``, targets ``[n]`` and models of the checkpoints of a part."""
+    dataset = part.to_torch("statistics", target=target, epochs=epochs)
+    if dataset.classes is not None:
+        raise MeasureError(f"target {target!r} has words, no numbers. Choose a column of numbers, such as test_acc.")
+    features, targets = dataset[list(range(len(dataset)))]
+    return features.flatten(1).double().numpy(), targets.double().numpy(), dataset.ids
 
 
 def ridge(
@@ -195,13 +178,13 @@ def joined(groups: Sequence[str], hashes: Sequence[str]) -> list[str]:
 
 
 def deal(groups: Sequence[str], *, seed: int) -> NDArray[np.int64]:
-    """Deal groups to folds in the order of their hashes; models of one group share a fold.
+    """Deal groups to folds in the order of their hashes; what belongs to one group shares a fold.
 
     >>> folds = deal(["a", "b", "a", "c"], seed=0)
     >>> bool(folds[0] == folds[2]), sorted(set(folds.tolist()))
     (True, [0, 1, 2])
     """
-    order = sorted(set(groups), key=lambda group: _uniform(group, seed))
+    order = sorted(set(groups), key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
     fold = {group: i % FOLDS for i, group in enumerate(order)}
     return np.array([fold[group] for group in groups], dtype=np.int64)
 
@@ -214,22 +197,3 @@ def r2(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
     """
     total = float(((actual - actual.mean()) ** 2).sum())
     return 1 - float(((actual - predicted) ** 2).sum()) / total if total > 0 else float("nan")
-
-
-def _uniform(group: str, seed: int) -> float:
-    """Return a number in [0, 1) that depends on the id and the seed alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big") / 2**64
-
-
-def _target(ckpt: Checkpoint, name: str) -> float:
-    row: dict[str, Any] = {**ckpt.config, **ckpt.metrics}
-    if name not in row:
-        raise ColumnNotFoundError(f"no target {name!r} in results or configs. {nearest(name, row, limit=40)}")
-    value = row[name]
-    if value is None:
-        return float("nan")
-    if not isinstance(value, (int, float)):
-        raise ColumnNotFoundError(
-            f"target {name!r} is {value!r}, no number. Choose a column of numbers, such as test_acc."
-        )
-    return float(value)

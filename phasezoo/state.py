@@ -146,17 +146,20 @@ class Variant(State):
 
 
 @overload
-def permute(state: State, *, seed: int, spec: Symmetry | None = None) -> Variant: ...
+def permute(state: State, *, seed: int | None, spec: Symmetry | None = None) -> Variant: ...
 @overload
-def permute(state: dict[str, torch.Tensor], *, seed: int, spec: Symmetry | None = None) -> dict[str, torch.Tensor]: ...
 def permute(
-    state: State | dict[str, torch.Tensor], *, seed: int, spec: Symmetry | None = None
+    state: dict[str, torch.Tensor], *, seed: int | None, spec: Symmetry | None = None
+) -> dict[str, torch.Tensor]: ...
+def permute(
+    state: State | dict[str, torch.Tensor], *, seed: int | None, spec: Symmetry | None = None
 ) -> Variant | dict[str, torch.Tensor]:
     """Permute the units of a network at random; its function stays the same.
 
     Args:
         state: a checkpoint, a variant, or a plain state dict.
-        seed: seed of the permutations, which are uniform.
+        seed: seed of the permutations, which are uniform; None draws from torch's own generator, as what augments
+            samples should: ``view.to_torch(augment=partial(permute, seed=None, spec=spec))``.
         spec: the permutations that the architecture allows; a plain state dict needs it (`phasezoo.symmetry.symmetry`).
 
     Returns:

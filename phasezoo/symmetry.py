@@ -33,15 +33,15 @@ class Symmetry:
     sizes: dict[int, int]
     parameters: frozenset[str]
 
-    def draw(self, *, seed: int) -> Permutations:
-        """Draw a uniformly random permutation of each group.
+    def draw(self, *, seed: int | None) -> Permutations:
+        """Draw a uniformly random permutation of each group; with None as the seed, from torch's own generator.
 
         >>> Symmetry({}, {1: 3}, frozenset()).draw(seed=0)
         {1: tensor([2, 0, 1])}
         """
         import torch
 
-        generator = torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         return {group: torch.randperm(size, generator=generator) for group, size in self.sizes.items()}
 
     def apply(self, state: Mapping[str, torch.Tensor], permutations: Permutations) -> dict[str, torch.Tensor]:

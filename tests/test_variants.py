@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune as torch_prune
 
 import phasezoo
-from phasezoo.errors import ArchitectureError, ColumnNotFoundError, MeasureError
+from phasezoo.errors import ArchitectureError, ColumnNotFoundError, LeakageError, MeasureError
 from phasezoo.nets import build
-from phasezoo.probing import FOLDS, PENALTIES, deal, statistics
+from phasezoo.probing import FOLDS, PENALTIES, deal
 from phasezoo.state import Variant
 from tests.landscape_cases import images, vectors
 
@@ -174,7 +175,16 @@ def test_an_ensemble_of_one_network_answers_as_it_does_and_one_of_none_is_refuse
 # Probes
 
 
-def test_a_probe_is_the_ridge_regression_of_scikit_learn(zoo) -> None:
+def statistics(ckpt) -> list[float]:
+    found = []
+    for tensor in ckpt.values():
+        w = tensor.numpy().astype(np.float64).ravel()
+        found += [w.mean(), w.var(), *np.quantile(w, [0, 0.25, 0.5, 0.75, 1])]
+    return found
+
+
+@pytest.mark.parametrize("by", ["cell", "seed"])
+def test_a_probe_is_the_ridge_regression_of_scikit_learn(zoo, by: str) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
     from sklearn.metrics import r2_score
     from sklearn.model_selection import PredefinedSplit, cross_val_predict
@@ -182,14 +192,15 @@ def test_a_probe_is_the_ridge_regression_of_scikit_learn(zoo) -> None:
     from sklearn.preprocessing import StandardScaler
 
     view = zoo.filter("width >= 16")
-    found = phasezoo.probe(view, "test_acc", seed=1)
+    found = phasezoo.probe(view, "test_acc", by=by, seed=1)
     ids = [model.id for model in view]
     X = np.array([statistics(model.checkpoint()) for model in view])
-    y = np.array(view.table("summary")["test_acc"].to_pylist())
-    cells = np.array(view.table("summary")["cell_id"].to_pylist())
+    y = np.array([model.checkpoint().metrics["test_acc"] for model in view])
+    units = np.array([str(model.config["cell_id" if by == "cell" else "seed"]) for model in view])
     held = np.isin(ids, found.test_ids)
-    folds = PredefinedSplit(deal(cells[~held].tolist(), seed=1))
-    assert folds.get_n_splits() == FOLDS
+    assert {model.id for model in view.split(by=by, val=0, seed=1).test} == set(found.test_ids)
+    folds = PredefinedSplit(deal(units[~held].tolist(), seed=1))
+    assert folds.get_n_splits() == min(FOLDS, len(set(units[~held])))
 
     def model(penalty: float):
         return make_pipeline(StandardScaler(), linear_model.Ridge(alpha=penalty))
@@ -197,53 +208,61 @@ def test_a_probe_is_the_ridge_regression_of_scikit_learn(zoo) -> None:
     errors = [((cross_val_predict(model(a), X[~held], y[~held], cv=folds) - y[~held]) ** 2).sum() for a in PENALTIES]
     assert found.penalty == PENALTIES[int(np.argmin(errors))]
     predicted = model(found.penalty).fit(X[~held], y[~held]).predict(X[held])
-    np.testing.assert_allclose(found.predicted, predicted, rtol=1e-8)
-    np.testing.assert_array_equal(found.actual, y[held])
-    assert found.r2 == pytest.approx(r2_score(y[held], predicted), abs=1e-8)
+    # the features of the package are float32
+    np.testing.assert_allclose(found.predicted, predicted, atol=1e-4)
+    np.testing.assert_allclose(found.actual, y[held], rtol=1e-6)
+    assert found.r2 == pytest.approx(r2_score(y[held], predicted), abs=1e-2)
+    assert found.r2 == pytest.approx(r2_score(found.actual, found.predicted), abs=1e-12)
     assert (found.n_train, found.n_test) == ((~held).sum(), held.sum())
 
 
-def test_statistics_are_those_of_numpy(zoo) -> None:
-    ckpt = zoo[50].checkpoint()
-    expected = []
-    for tensor in ckpt.values():
-        w = np.sort(tensor.double().numpy().ravel())
-        expected += [w.mean(), np.sqrt(((w - w.mean()) ** 2).mean()), w[0], *np.percentile(w, [25, 50, 75]), w[-1]]
-    np.testing.assert_allclose(statistics(ckpt), expected, rtol=1e-12)
-
-
-def test_the_split_of_a_probe_keeps_cells_or_runs_together_in_any_order(zoo) -> None:
+def test_a_probe_does_not_depend_on_the_order_of_a_view(zoo) -> None:
     view = zoo.filter("width >= 16")
-    found = phasezoo.probe(view, "lr")
-    shuffled = phasezoo.probe(view.sample(len(view), seed=3), "lr")
+    found, shuffled = phasezoo.probe(view, "lr"), phasezoo.probe(view.sample(len(view), seed=3), "lr")
     assert set(shuffled.test_ids) == set(found.test_ids)
-    assert shuffled.r2 == pytest.approx(found.r2, abs=1e-9)
-    cells = {model.id: model.config["cell_id"] for model in view}
-    held = {cells[model_id] for model_id in found.test_ids}
-    assert not held & {cells[model.id] for model in view if model.id not in found.test_ids}
-    runs = phasezoo.probe(view, "lr", by="run")
-    held = {cells[model_id] for model_id in runs.test_ids}
-    assert held & {cells[model.id] for model in view if model.id not in runs.test_ids}
-    # more models do not move the old ones to the other side
-    assert set(found.test_ids) <= set(phasezoo.probe(zoo.filter("width >= 12"), "lr").test_ids)
+    assert shuffled.r2 == pytest.approx(found.r2, abs=1e-6)
+    assert shuffled.penalty == found.penalty
 
 
-def test_equal_weights_are_never_on_both_sides(zoo) -> None:
-    """Eight learning rates share an initial network, whose accuracy would be known and whose rate is not."""
-    view = zoo.filter("width >= 12")
-    for seed in range(3):
-        found = phasezoo.probe(view, "lr", by="run", epoch=0, seed=seed)
-        hashes = {model.id: model.checkpoint(0).sha256 for model in view}
-        held = {hashes[model_id] for model_id in found.test_ids}
-        assert not held & {hashes[model.id] for model in view if model.id not in found.test_ids}
-        assert found.r2 < 0.01
-        assert phasezoo.probe(view, "test_acc", by="run", epoch=0, seed=seed).r2 < 0.9
+def test_a_probe_that_would_see_the_same_weights_on_both_sides_is_refused(zoo) -> None:
+    """Eight learning rates share an initial network: its accuracy would be known (R2 of 1)."""
+    with pytest.raises(LeakageError, match="split by='seed'"):
+        phasezoo.probe(zoo, "test_acc", epochs=0)
+    assert phasezoo.probe(zoo.filter("width >= 16"), "test_acc", epochs=0, by="seed").r2 < 0.2
+    # an initial network does not know at which rate it will be trained
+    assert phasezoo.probe(zoo.filter("width >= 16"), "lr", epochs=0, by="seed").r2 < 0.01
 
 
 def test_what_cannot_be_probed_is_refused(zoo) -> None:
     with pytest.raises(ColumnNotFoundError, match="Did you mean 'test_acc'"):
         phasezoo.probe(zoo.filter(width=64), "tset_acc")
-    with pytest.raises(ColumnNotFoundError, match="no number"):
-        phasezoo.probe(zoo.filter(width=64), "optimizer")
-    with pytest.raises(MeasureError, match="3 models in 1 groups are too few"):
-        phasezoo.probe(zoo.filter(width=64, lr=0.1), "test_acc")
+    with pytest.raises(MeasureError, match="has words"):
+        phasezoo.probe(zoo.filter(width=64), "phase")
+    with pytest.raises(MeasureError, match="by 'checkpoint'"):
+        phasezoo.probe(zoo.filter(width=64), "test_acc", by="checkpoint")
+    with pytest.raises(MeasureError, match="of 1 units"):
+        phasezoo.probe(zoo.filter(width=64, lr=[0.1, 0.01]), "test_acc")
+
+
+# Augmentation
+
+
+def test_permuted_copies_augment_a_dataset_of_weights_and_repeat_with_its_seed(zoo) -> None:
+    view = zoo.filter(width=8)
+    spec = view[0].checkpoint().symmetry()
+    augment = partial(phasezoo.permute, seed=None, spec=spec)
+    first, again = (view.to_torch("flat", augment=augment, seed=1) for _ in range(2))
+    x = vectors(5, n_in=64)[0]
+    plain = view.stack().apply(x)
+    for epoch in range(2):
+        first.set_epoch(epoch)
+        again.set_epoch(epoch)
+        batch = first[list(range(len(first)))]
+        assert torch.equal(batch, torch.stack([again[i] for i in range(len(again))]))
+        states = first.decode(batch)
+        for i, model in enumerate(view):
+            copy = Variant({k: v[i] for k, v in states.items()}, config=model.config, origin="copy")
+            assert not torch.equal(copy["layers.0.weight"], model.checkpoint()["layers.0.weight"])
+            with torch.no_grad():
+                torch.testing.assert_close(copy.module()(x), plain[i], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(batch, view.to_torch("flat", augment=augment, seed=1)[list(range(len(first)))])
