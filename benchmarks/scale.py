@@ -2,8 +2,9 @@
 
     python benchmarks/scale.py [--small]
 
-Tables are real; shards are sparse files of zeros, so that the weights take no room. Each measurement runs in a
-process of its own, whose memory is then that of the measurement. `--small` runs every path on little data, to see that it works.
+Tables are real; shards are sparse files of zeros, so that the weights take no room. Each measurement runs in a process
+of its own, whose memory is then that of the measurement. `--small` runs every path on little data, to see that it
+works.
 """
 
 from __future__ import annotations
