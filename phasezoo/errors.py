@@ -86,6 +86,10 @@ class MeasureError(PhaseZooError, ValueError):
     """A metric cannot be computed on what was given."""
 
 
+class TrainError(PhaseZooError, RuntimeError):
+    """A training did not finish."""
+
+
 class DependencyError(PhaseZooError, ImportError):
     """An optional library is needed for this call and is not installed."""
 

@@ -1,0 +1,259 @@
+"""Train one model, top to bottom.
+
+Everything random in epoch e comes from a generator seeded with ``10000 * seed + e``, so that a run that goes on from
+its last epoch needs no more than the weights and the optimiser's state, and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from phasezoo.nets import build
+from phasezoo.training.data import Data
+from phasezoo.training.recipe import Recipe, Trial
+from phasezoo.training.task import Means, Objective, evaluate, objective_of
+
+Protocol = Literal["corrected", "published"]
+Precision = Literal["float32", "bfloat16"]
+
+
+def check_switches(protocol: str, precision: str) -> None:
+    """Raise a ValueError unless these are a protocol and a precision of `train`.
+
+    >>> check_switches("corrected", "bfloat16")
+    """
+    for value, known in ((protocol, get_args(Protocol)), (precision, get_args(Precision))):
+        if value not in known:
+            raise ValueError(f"{value!r} is not one of {', '.join(known)}.")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The state after an epoch; `net` goes on training when the next is asked for."""
+
+    epoch: int
+    metrics: dict[str, float]
+    net: nn.Module
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Copy the weights to the CPU."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
+
+
+def train(
+    recipe: Recipe,
+    trial: Trial,
+    data: Data,
+    *,
+    protocol: Protocol = "corrected",
+    precision: Precision = "float32",
+    compiled: bool = False,
+    device: str = "cpu",
+    state: Path | None = None,
+) -> Iterator[Epoch]:
+    """Train one model, yielding after epoch 0 (the initial network), 1, ..., `recipe.epochs`.
+
+    The network is built after ``torch.manual_seed(seed)``; in epoch e it sees the training set in the order of
+    ``torch.randperm`` seeded with ``10000 * seed + e``, and the last, smaller batch is kept. A batch that is larger
+    than the micro-batch is cut into parts whose gradients add up to that of the whole.
+
+    ``protocol="published"`` repeats what the trainer of the published zoos did with micro-batches: it divided the
+    reported training loss by their number; it planned the learning rate for as many steps as there are micro-batches,
+    but took one per update; and it left the gradients of an incomplete batch to the next epoch.
+
+    Args:
+        recipe: how to train.
+        trial: which model.
+        data: the data set.
+        protocol: ``corrected`` or ``published``; the same where gradients are not accumulated.
+        precision: of the forward pass; ``bfloat16`` casts automatically.
+        compiled: run the network through `torch.compile`.
+        device: where to train.
+        state: file that holds the state of the run. If it exists, training goes on behind its epoch, which is not
+            yielded again; it is written when the epoch after is asked for, so that an epoch counts as done only when
+            the caller has dealt with it.
+    """
+    with _seeded(trial.seed):
+        net = build(trial.architecture, **trial.arguments).to(device)
+    forward = torch.compile(net) if compiled else net
+    objective = objective_of(recipe, trial)
+    optimizer = _optimizer(recipe, trial, net)
+    parts = [_parts(data, recipe, trial, epoch=0, protocol=protocol)]
+    updates = recipe.epochs * (len(parts[0]) if protocol == "published" else sum(last for *_, last in parts[0]))
+    scheduler = _scheduler(recipe, trial, optimizer, updates=max(updates, 1))
+    run = _Run(net, optimizer, scheduler)
+    first = run.load(state, device) + 1 if state and state.exists() else 0
+    for epoch in range(first, recipe.epochs + 1):
+        running = None
+        if epoch:
+            with _seeded(10_000 * trial.seed + epoch):
+                running = _train_epoch(
+                    forward, data, objective, recipe, trial, run, epoch=epoch, protocol=protocol, precision=precision
+                )
+        metrics = _metrics(forward, data, objective, recipe, running, precision=precision)
+        yield Epoch(epoch, metrics, net)
+        if state:
+            run.save(state, epoch)
+
+
+@dataclass
+class _Run:
+    """What a run carries from one epoch to the next."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+
+    def save(self, path: Path, epoch: int) -> None:
+        """Write the state; the file appears under its name only when it is complete."""
+        content = {
+            "epoch": epoch,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if isinstance(v, (int, float, list))},
+            # Left over only under the published protocol.
+            "gradients": {n: p.grad for n, p in self.net.named_parameters() if p.grad is not None},
+        }
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path, device: str) -> int:
+        """Read a state, and return its epoch."""
+        content = torch.load(path, map_location=device, weights_only=True)
+        self.net.load_state_dict(content["net"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scheduler.load_state_dict(content["scheduler"])
+        for name, gradient in content["gradients"].items():
+            self.net.get_parameter(name).grad = gradient
+        epoch: int = content["epoch"]
+        return epoch
+
+
+def _train_epoch(
+    forward: Any,
+    data: Data,
+    objective: Objective,
+    recipe: Recipe,
+    trial: Trial,
+    run: _Run,
+    *,
+    epoch: int,
+    protocol: Protocol,
+    precision: Precision,
+) -> Means:
+    """Train for one epoch; return the running averages."""
+    forward.train()
+    device = next(run.net.parameters()).device
+    generator = torch.Generator().manual_seed(10_000 * trial.seed + epoch)
+    running = Means()
+    for part, weight, last in _parts(data, recipe, trial, epoch=epoch, protocol=protocol):
+        x, y = data.train.x[part].to(device), data.train.y[part].to(device)
+        with _cast(device, precision):
+            means = objective(forward, x, y)
+        (means["loss"] * weight).backward()
+        reported = means["loss"] * weight if protocol == "published" else means["loss"]
+        running.add({**means, "loss": reported}, len(part))
+        if last:
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(run.net.parameters(), recipe.clip)
+            run.optimizer.step()
+            run.scheduler.step()
+            run.optimizer.zero_grad(set_to_none=True)
+    return running
+
+
+def _parts(
+    data: Data, recipe: Recipe, trial: Trial, *, epoch: int, protocol: Protocol
+) -> list[tuple[torch.Tensor, float, bool]]:
+    """Return each micro-batch: indices, the factor of its mean loss, and whether an update follows."""
+    n = len(data.train)
+    generator = torch.Generator().manual_seed(10_000 * trial.seed + epoch)
+    parts: list[tuple[torch.Tensor, float, bool]] = []
+    for _ in range(recipe.passes):
+        if not trial.batch_size:
+            parts.append((torch.arange(n), 1.0, True))
+            continue
+        order = torch.randperm(n, generator=generator)
+        steps = trial.accumulation_steps
+        if protocol == "published":
+            micro = order.split(trial.micro_batch_size)
+            parts += [(part, 1 / steps, (i + 1) % steps == 0) for i, part in enumerate(micro)]
+            continue
+        for batch in order.split(trial.batch_size):
+            micro = batch.split(trial.micro_batch_size)
+            parts += [(part, len(part) / len(batch), part is micro[-1]) for part in micro]
+    return parts
+
+
+def _optimizer(recipe: Recipe, trial: Trial, net: nn.Module) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"lr": trial.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(net.parameters(), momentum=recipe.momentum, **settings)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(net.parameters(), betas=recipe.betas, **settings)
+
+
+def _scheduler(
+    recipe: Recipe, trial: Trial, optimizer: torch.optim.Optimizer, *, updates: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return a scheduler that counts updates; it may be asked for one step more than there are."""
+    how = recipe.schedule
+    if how.kind == "onecycle":
+        low, high = how.cycle_momentum or (0.0, 0.0)
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=trial.lr,
+            total_steps=updates,
+            pct_start=how.rise,
+            div_factor=1 / how.start,
+            final_div_factor=how.start / how.end,
+            cycle_momentum=how.cycle_momentum is not None,
+            base_momentum=low,
+            max_momentum=high,
+        )
+
+    def factor(step: int) -> float:
+        if how.kind == "constant":
+            return 1.0
+        rise = how.rise * updates
+        if step < rise:
+            return (step + 1) / rise
+        done = (step - rise) / max(updates - rise, 1)
+        return how.end + (1 - how.end) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _metrics(
+    forward: Any, data: Data, objective: Objective, recipe: Recipe, running: Means | None, *, precision: Precision
+) -> dict[str, float]:
+    """Return what is recorded of an epoch: the running averages of training where the recipe says so."""
+    device = next(forward.parameters()).device
+    with _cast(device, precision):
+        train = running.items() if running and recipe.metrics == "running" else evaluate(objective, forward, data.train)
+        test = evaluate(objective, forward, data.test)
+    return {
+        f"{split}_{name}": value for split, found in (("train", train), ("test", test)) for name, value in found.items()
+    }
+
+
+def _cast(device: torch.device, precision: Precision) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators (initial weights, dropout), and leave them as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
