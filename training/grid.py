@@ -29,7 +29,7 @@ from phasezoo.manifest import Manifest, Provenance
 from phasezoo.nets import build
 from phasezoo.progress import bar
 from phasezoo.tables import COLUMNS, from_rows, topology_id
-from phasezoo.training.data import Data
+from phasezoo.training.data import Convection, Data, Text
 from phasezoo.training.journal import Journal
 from phasezoo.training.recipe import Recipe, Trial
 from phasezoo.training.run import groups, run
@@ -55,7 +55,7 @@ def train_grid(
     protocol: Protocol = "corrected",
     precision: Precision = "float32",
     compiled: bool = False,
-    data: Data | None = None,
+    data: Data | Text | Convection | None = None,
 ) -> Manifest:
     """Train every model of a recipe and write the zoo.
 
@@ -87,7 +87,7 @@ def train_grid(
         run, recipe=recipe, records=str(records), protocol=protocol, precision=precision, compiled=compiled, data=data
     )
     cells = {cell: tuple(of_cell) for cell, of_cell in groupby(trials, key=lambda trial: trial.cell_id)}
-    owners = _owners(trials)
+    stored_by = owners(trials)
     waiting = {cell: {t.model_id for t in of_cell} for cell, of_cell in cells.items() if not _record(records, cell)}
     todo = [group for group in work if any(trial.cell_id in waiting for trial in group)]
     with bar(f"training {recipe.name}", total=len(trials), unit="model") as progress:
@@ -98,7 +98,7 @@ def train_grid(
                 waiting.get(trial.cell_id, set()).discard(trial.model_id)
             for cell in [cell for cell, missing in waiting.items() if not missing]:
                 del waiting[cell]
-                _pack(cell, cells[cell], recipe, staging, owners)
+                _pack(cell, cells[cell], recipe, staging, stored_by)
     return _write(out, staging, recipe, cells, trials, raw=raw)
 
 
@@ -167,7 +167,7 @@ def _exhaust(job: Any, group: tuple[Trial, ...]) -> tuple[Trial, ...]:
     return group
 
 
-def _owners(trials: Sequence[Trial]) -> dict[str, str]:
+def owners(trials: Sequence[Trial]) -> dict[str, str]:
     """Map each model to the one that stores its initial network: the first with that network and seed."""
     first: dict[tuple[str, int], str] = {}
     return {t.model_id: first.setdefault((t.architecture_config, t.seed), t.model_id) for t in trials}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from phasezoo.training.data import Data, Split, load_data
+from phasezoo.training.data import Convection, Data, Text, load_data
 from phasezoo.training.journal import Journal
 from phasezoo.training.population import Member
 from phasezoo.training.population import train as train_population
@@ -56,7 +55,7 @@ def run(
     protocol: Protocol = "corrected",
     precision: Precision = "float32",
     compiled: bool = False,
-    data: Data | None = None,
+    data: Data | Text | Convection | None = None,
 ) -> Iterator[int]:
     """Train a group on what its journals lack, yielding each epoch that was finished.
 
@@ -74,7 +73,7 @@ def run(
     journals = [Journal(Path(records, trial.model_id)) for trial in group]
     if all(journal.covers(recipe.epochs, recipe.checkpoint_epochs) for journal in journals):
         return
-    data = data or load_part(recipe.dataset, recipe.samples)
+    data = data or load_once(recipe.dataset)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if len(group) > 1 or _populates(recipe):
         yield from _population(group, journals, recipe, data)
@@ -125,22 +124,6 @@ def _epoch_of(state: Path) -> int:
 
 
 @lru_cache(maxsize=1)
-def _load(name: str) -> Data:
+def load_once(name: str) -> Data | Text | Convection:
+    """Load a data set once a process."""
     return load_data(name)
-
-
-def load_part(name: str, samples: Sequence[int] | None) -> Data:
-    """Return a data set, cut to the first training and test samples; loaded once a process.
-
-    >>> data = load_part("digits", (100, 50))
-    >>> len(data.train), len(data.test)
-    (100, 50)
-    """
-    data = _load(name)
-    if samples is None:
-        return data
-    return replace(data, train=_first(data.train, samples[0]), test=_first(data.test, samples[1]))
-
-
-def _first(split: Split, n: int) -> Split:
-    return replace(split, x=split.x[:n], y=split.y[:n])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from phasezoo.nets import build
-from phasezoo.training.data import Data
+from phasezoo.training.data import Convection, Data, Text
 from phasezoo.training.recipe import Recipe, Trial
-from phasezoo.training.task import Means, Objective, evaluate, objective_of
+from phasezoo.training.task import Means, Task, task_of
 
 Protocol = Literal["corrected", "published"]
 Precision = Literal["float32", "bfloat16"]
+Part = tuple[torch.Tensor, float, bool]  # a micro-batch: indices, factor of its mean loss, does an update follow?
 
 
 def check_switches(protocol: str, precision: str) -> None:
@@ -52,7 +53,7 @@ class Epoch:
 def train(
     recipe: Recipe,
     trial: Trial,
-    data: Data,
+    data: Data | Text | Convection,
     *,
     protocol: Protocol = "corrected",
     precision: Precision = "float32",
@@ -85,21 +86,26 @@ def train(
     with _seeded(trial.seed):
         net = build(trial.architecture, **trial.arguments).to(device)
     forward = torch.compile(net) if compiled else net
-    objective = objective_of(recipe, trial)
+    task = task_of(recipe, trial, data, device=device)
     optimizer = _optimizer(recipe, trial, net)
-    parts = [_parts(data, recipe, trial, epoch=0, protocol=protocol)]
-    updates = recipe.epochs * (len(parts[0]) if protocol == "published" else sum(last for *_, last in parts[0]))
+    parts = _parts(len(task), recipe, trial, protocol, torch.Generator())
+    updates = recipe.epochs * (len(parts) if protocol == "published" else sum(last for *_, last in parts))
     scheduler = _scheduler(recipe, trial, optimizer, updates=max(updates, 1))
     run = _Run(net, optimizer, scheduler)
     first = run.load(state, device) + 1 if state and state.exists() else 0
     for epoch in range(first, recipe.epochs + 1):
-        running = None
+        metrics: dict[str, float] = {}
         if epoch:
+            generator = torch.Generator().manual_seed(10_000 * trial.seed + epoch)
+            parts = _parts(len(task), recipe, trial, protocol, generator)
             with _seeded(10_000 * trial.seed + epoch):
-                running = _train_epoch(
-                    forward, data, objective, recipe, trial, run, epoch=epoch, protocol=protocol, precision=precision
-                )
-        metrics = _metrics(forward, data, objective, recipe, running, precision=precision)
+                metrics = _train_epoch(forward, task, parts, run, generator, recipe.clip, protocol, precision)
+        net.eval()
+        with _cast(device, precision):
+            if epoch == 0 or recipe.metrics == "evaluated":
+                metrics = task.evaluate(forward)
+            else:
+                metrics |= task.evaluate(forward, train=False)
         yield Epoch(epoch, metrics, net)
         if state:
             run.save(state, epoch)
@@ -141,51 +147,43 @@ class _Run:
 
 def _train_epoch(
     forward: Any,
-    data: Data,
-    objective: Objective,
-    recipe: Recipe,
-    trial: Trial,
+    task: Task,
+    parts: Sequence[Part],
     run: _Run,
-    *,
-    epoch: int,
+    generator: torch.Generator,
+    clip: float | None,
     protocol: Protocol,
     precision: Precision,
-) -> Means:
+) -> dict[str, float]:
     """Train for one epoch; return the running averages."""
-    forward.train()
-    device = next(run.net.parameters()).device
-    generator = torch.Generator().manual_seed(10_000 * trial.seed + epoch)
+    run.net.train()
+    device = next(run.net.parameters()).device.type
     running = Means()
-    for part, weight, last in _parts(data, recipe, trial, epoch=epoch, protocol=protocol):
-        x, y = data.train.x[part].to(device), data.train.y[part].to(device)
+    for part, weight, last in parts:
         with _cast(device, precision):
-            means = objective(forward, x, y)
+            means = task.means(forward, task.batch(part, generator))
         (means["loss"] * weight).backward()
         reported = means["loss"] * weight if protocol == "published" else means["loss"]
         running.add({**means, "loss": reported}, len(part))
         if last:
-            if recipe.clip is not None:
-                nn.utils.clip_grad_norm_(run.net.parameters(), recipe.clip)
+            if clip is not None:
+                nn.utils.clip_grad_norm_(run.net.parameters(), clip)
             run.optimizer.step()
             run.scheduler.step()
             run.optimizer.zero_grad(set_to_none=True)
-    return running
+    return {f"train_{name}": value for name, value in running.items().items()}
 
 
-def _parts(
-    data: Data, recipe: Recipe, trial: Trial, *, epoch: int, protocol: Protocol
-) -> list[tuple[torch.Tensor, float, bool]]:
-    """Return each micro-batch: indices, the factor of its mean loss, and whether an update follows."""
-    n = len(data.train)
-    generator = torch.Generator().manual_seed(10_000 * trial.seed + epoch)
-    parts: list[tuple[torch.Tensor, float, bool]] = []
+def _parts(n: int, recipe: Recipe, trial: Trial, protocol: Protocol, generator: torch.Generator) -> list[Part]:
+    """Cut an epoch over n samples into micro-batches."""
+    parts: list[Part] = []
     for _ in range(recipe.passes):
         if not trial.batch_size:
             parts.append((torch.arange(n), 1.0, True))
             continue
         order = torch.randperm(n, generator=generator)
-        steps = trial.accumulation_steps
         if protocol == "published":
+            steps = trial.accumulation_steps
             micro = order.split(trial.micro_batch_size)
             parts += [(part, 1 / steps, (i + 1) % steps == 0) for i, part in enumerate(micro)]
             continue
@@ -234,21 +232,8 @@ def _scheduler(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _metrics(
-    forward: Any, data: Data, objective: Objective, recipe: Recipe, running: Means | None, *, precision: Precision
-) -> dict[str, float]:
-    """Return what is recorded of an epoch: the running averages of training where the recipe says so."""
-    device = next(forward.parameters()).device
-    with _cast(device, precision):
-        train = running.items() if running and recipe.metrics == "running" else evaluate(objective, forward, data.train)
-        test = evaluate(objective, forward, data.test)
-    return {
-        f"{split}_{name}": value for split, found in (("train", train), ("test", test)) for name, value in found.items()
-    }
-
-
-def _cast(device: torch.device, precision: Precision) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+def _cast(device: str, precision: Precision) -> torch.autocast:
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @contextmanager

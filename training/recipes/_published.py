@@ -5,29 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from phasezoo.registry import ZOOS
+from phasezoo.training.data.image_sets import IMAGE_SETS
 from phasezoo.training.recipe import Assumption, MicroBatch, Recipe, Resources, Schedule
 
 GPU = Resources(cpus=12, gpus=1)  # as published
-# The data loaders of the published zoos normalise by these, after the augmentation.
-CIFAR10: dict[str, Any] = {
-    "augmentation": ("crop 4", "flip", "rotate 20"),
-    "normalize": (
-        (125.3 / 255, 123.0 / 255, 113.9 / 255),
-        (63.0 / 255, 62.1 / 255, 66.7 / 255),
-    ),
-}
-CIFAR100: dict[str, Any] = {
-    "augmentation": ("crop 4", "flip", "rotate 20"),
-    "normalize": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-}
-SVHN: dict[str, Any] = {
-    "augmentation": ("crop 4", "rotate 20"),
-    "normalize": ((0.4377, 0.4438, 0.4728), (0.198, 0.201, 0.197)),
-}
-TINYIMAGENET: dict[str, Any] = {
-    "augmentation": ("crop 4", "flip", "rotate 20"),
-    "normalize": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
+
+
+def _augmented(name: str, *augmentation: str) -> dict[str, Any]:
+    """Return how the images of a data set are augmented and then normalised."""
+    found = IMAGE_SETS[name]
+    return {"augmentation": augmentation, "normalize": (found.mean, found.std)}
+
+
+CIFAR10 = _augmented("cifar10", "crop 4", "flip", "rotate 20")
+CIFAR100 = _augmented("cifar100", "crop 4", "flip", "rotate 20")
+SVHN = _augmented("svhn", "crop 4", "rotate 20")
+TINYIMAGENET = _augmented("tinyimagenet", "crop 4", "flip", "rotate 20")
 # Two, four and eight micro-batches for the largest networks, by memory.
 RESNET50_MICRO_BATCHES = tuple(
     MicroBatch(load=load, batch_size=batch_size, samples=samples)

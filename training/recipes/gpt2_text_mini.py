@@ -9,7 +9,7 @@ RECIPE = mini(
     title="Small language models on the topics of Python's help",
     description="18 models: model dimension (load) and batch size (temperature), two seeds a cell.",
     architecture="gpt2",
-    architecture_config={"vocab_size": 256, "context": 64, "depth": 2, "heads": 2},
+    architecture_config={"vocab_size": 128, "context": 64, "depth": 2, "heads": 2},
     dataset="pydoc-topics",
     task="language-modelling",
     load=Axis(column="model_dim", label="model dimension", values=(8, 16, 32)),

@@ -7,7 +7,7 @@ from phasezoo.training.recipes._mini import mini
 RECIPE = mini(
     "vit-digits-mini",
     title="Small vision transformers on 8x8 digits",
-    description="27 models: embedding dimension (load) and batch size (temperature), three seeds a cell.",
+    description="18 models: embedding dimension (load) and batch size (temperature), two seeds a cell.",
     architecture="vit",
     architecture_config={
         "image_size": 8,
@@ -17,10 +17,10 @@ RECIPE = mini(
         "heads": 2,
         "num_classes": 10,
     },
-    dataset="digits-images",
+    dataset="digits-8x8",
     load=Axis(column="embedding_dim", label="embedding dimension", values=(4, 8, 32)),
     temperature=Axis(column="batch_size", label="batch size", unit="samples", values=(16, 64, 256), hot="low"),
-    seeds=(0, 1, 2),
+    seeds=(0, 1),
     epochs=40,
     checkpoint_epochs=(0, 10, 20, 40),
     lr=0.003,
