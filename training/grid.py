@@ -41,6 +41,7 @@ def train_grid(recipe: Recipe, out: str | Path) -> Manifest:
     """
     out = vacant(out)  # before the work, not after it
     data = load_data(recipe.dataset)
+    assert isinstance(data, Data)  # a population is of classifiers
     configs: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     runs: list[Run] = []
