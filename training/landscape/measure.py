@@ -145,7 +145,7 @@ def _data(name: str) -> Data:
     data = load_data(name)
     if not isinstance(data, Data):
         raise MeasureError(
-            f"the data set {name!r} has no labelled samples to measure on. Pass them as `data`: for a text, its windows."
+            f"the data set {name!r} has no labelled samples to measure on. Pass some as `data`: of a text, windows."
         )
     return data
 
