@@ -59,9 +59,11 @@ def test_gradients_are_accumulated_in_the_published_cells() -> None:
     assert all(t.accumulation_steps == 1 for t in recipe("resnet18-cifar10").trials())
 
 
-def test_svhn_is_not_flipped() -> None:
-    assert [step.split()[0] for step in recipe("resnet18-svhn").augmentation] == ["crop", "rotate"]
-    assert [step.split()[0] for step in recipe("resnet18-cifar10").augmentation] == ["crop", "flip", "rotate"]
+def test_images_are_cropped_and_turned_and_only_those_of_svhn_not_flipped() -> None:
+    for name in (name for name in PUBLISHED if name.startswith("resnet")):
+        found = recipe(name).augmentation
+        assert found is not None
+        assert (found.crop, found.flip, found.rotation) == (4, "svhn" not in name, 20)
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,6 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path, optimize
             "load": base.load.model_copy(update={"values": (2.0,)}),
             "temperature": base.temperature.model_copy(update={"values": (16.0,)}),
             "micro_batch": (MicroBatch(load=0, batch_size=1, samples=6),),  # 3 parts of 16, and a rest
-            "augmentation": (),
             "normalize": None,
             "optimizer": optimizer,
             "schedule": base.schedule.model_copy(update={"cycle_momentum": (0.85, 0.95)}),

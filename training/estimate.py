@@ -112,7 +112,7 @@ def _operations(key: str, recipe: Recipe, trial: Trial) -> float:
         net = _meta(trial)
         with FlopCounterMode(display=False) as counter:
             index = torch.arange(n or len(task))
-            task.means(net, task.batch(index, torch.Generator()))["loss"].backward()
+            task.means(net, task.batch(index, epoch=0, start=0))["loss"].backward()
         _COUNTED[place] = counter.get_total_flops() / (n or 1)
     return _COUNTED[place]
 
@@ -123,7 +123,7 @@ def _generated(name: str) -> object:
 
 
 def _plain(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"augmentation": (), "samples": None})
+    return recipe.model_copy(update={"augmentation": None, "samples": None})
 
 
 def _speed(recipe: Recipe, trials: Sequence[Trial]) -> tuple[float, float, float]:
@@ -148,7 +148,7 @@ def _time(recipe: Recipe, trial: Trial) -> float:
     taken = []
     for _ in range(4):
         start = time.perf_counter()
-        task.means(net, task.batch(index, torch.Generator()))["loss"].backward()
+        task.means(net, task.batch(index, epoch=0, start=0))["loss"].backward()
         optimizer.step()
         taken.append(time.perf_counter() - start)
     return sorted(taken[1:])[1]

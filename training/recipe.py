@@ -42,6 +42,14 @@ class Schedule(_Part):
     cycle_momentum: tuple[float, float] | None = None
 
 
+class Augmentation(_Part):
+    """What is done to training images before they are normalised: arguments of `phasezoo.training.augment.augment`."""
+
+    crop: int = 0
+    flip: bool = False
+    rotation: float = 0.0
+
+
 class MicroBatch(_Part):
     """From which load and batch size on, at most how many samples go through the network at a time."""
 
@@ -87,7 +95,7 @@ class Recipe(_Part):
         clip: largest norm of the gradient; None does not clip.
         passes: passes over the training set that make an epoch.
         samples: training and test samples that are used, the first of each; None is all.
-        augmentation: what is done to training images, in this order.
+        augmentation: what is done to training images; None leaves them as they are.
         normalize: mean and standard deviation that the images are normalised by, per channel; None: as the data come.
         label_smoothing: of the cross-entropy.
         micro_batch: where a batch is cut into parts; the last rule that applies counts.
@@ -124,7 +132,7 @@ class Recipe(_Part):
     clip: float | None = None
     passes: int = 1
     samples: tuple[int, int] | None = None
-    augmentation: tuple[str, ...] = ()
+    augmentation: Augmentation | None = None
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     label_smoothing: float = 0.0
     micro_batch: tuple[MicroBatch, ...] = ()

@@ -72,9 +72,9 @@ def _shortest(recipe: Recipe, trials: list[Trial]) -> Recipe:
 
 def _on_meta(recipe: Recipe, trial: Trial) -> None:
     short = _shortest(recipe, [trial])
-    task = task_of(short.model_copy(update={"augmentation": ()}), trial, _data(recipe, trial), device="meta")
+    task = task_of(short, trial, _data(recipe, trial), device="meta")
     net = build(trial.architecture, device="meta", **trial.arguments)
-    task.means(net, task.batch(torch.arange(2), torch.Generator()))["loss"].backward()
+    task.means(net, task.batch(torch.arange(2), epoch=0, start=0))["loss"].backward()
 
 
 def _data(recipe: Recipe, trial: Trial) -> Data | Text | Convection:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from phasezoo.manifest import Manifest
 from phasezoo.training.augment import augment
 from phasezoo.training.data import Convection, Data, Text, exact
-from phasezoo.training.recipe import Recipe, Trial
+from phasezoo.training.recipe import Augmentation, Recipe, Trial
 
 
 class Means:
@@ -48,8 +48,8 @@ class Task(Protocol):
     def __len__(self) -> int:
         """Return the number of training samples."""
 
-    def batch(self, index: torch.Tensor, generator: torch.Generator) -> Any:
-        """Return training samples as `means` takes them, augmented by draws from the generator."""
+    def batch(self, index: torch.Tensor, *, epoch: int, start: int) -> Any:
+        """Return training samples as `means` takes them; the first of them is number `start` that the epoch sees."""
 
     def means(self, net: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
         """Return the means over a batch; "loss" among them has a gradient."""
@@ -64,27 +64,35 @@ class Labelled:
     Args:
         data: the samples.
         augmentation: what is done to training images, before they are normalised.
+        seed: seed of what is drawn for it.
         label_smoothing: of the training loss.
         device: where to compute.
     """
 
     def __init__(
-        self, data: Data, *, augmentation: Sequence[str] = (), label_smoothing: float = 0.0, device: str = "cpu"
+        self,
+        data: Data,
+        *,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        label_smoothing: float = 0.0,
+        device: str = "cpu",
     ) -> None:
-        self.data, self.augmentation, self.label_smoothing = data.to(device), augmentation, label_smoothing
-        self.device = device
+        self.data, self.augmentation, self.seed = data.to(device), augmentation, seed
+        self.label_smoothing, self.device = label_smoothing, device
         # Logits of at most 256 MB at a time.
         self.at_a_time = min(512, max(1, 2**26 // (data.classes * data.train.y[0].numel())))
 
     def __len__(self) -> int:
         return len(self.data.train)
 
-    def batch(self, index: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, index: torch.Tensor, *, epoch: int, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return training samples, augmented and normalised."""
         train, index = self.data.train, index.to(self.device)
         x = train.x[index]
         if self.augmentation:
-            x = augment(x, self.augmentation, generator=generator)
+            seen = torch.arange(start, start + len(index), device=self.device)
+            x = augment(x, seen, seed=self.seed, epoch=epoch, **self.augmentation.model_dump())
         return train.normalise(x), train.y[index].long()
 
     def means(self, net: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -131,7 +139,7 @@ class Convected:
     def __len__(self) -> int:
         return len(self.points.collocation)
 
-    def batch(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def batch(self, index: torch.Tensor, *, epoch: int, start: int) -> torch.Tensor:
         """Return collocation points."""
         return self.points.collocation[index.to(self.points.collocation.device)]
 
@@ -163,7 +171,11 @@ def task_of(recipe: Recipe, trial: Trial, data: Data | Text | Convection, *, dev
         return Convected(data, beta=trial.beta, device=device)
     samples = labelled(data, samples=recipe.samples, normalize=recipe.normalize, arguments=trial.arguments)
     return Labelled(
-        samples, augmentation=recipe.augmentation, label_smoothing=recipe.label_smoothing, device=device
+        samples,
+        augmentation=recipe.augmentation,
+        seed=trial.seed,
+        label_smoothing=recipe.label_smoothing,
+        device=device,
     )
 
 

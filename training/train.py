@@ -99,7 +99,7 @@ def train(
             generator = torch.Generator().manual_seed(10_000 * trial.seed + epoch)
             parts = _parts(len(task), recipe, trial, protocol, generator)
             with _seeded(10_000 * trial.seed + epoch):
-                metrics = _train_epoch(forward, task, parts, run, generator, recipe.clip, protocol, precision)
+                metrics = _train_epoch(forward, task, parts, run, epoch, recipe.clip, protocol, precision)
         net.eval()
         with _cast(device, precision):
             if epoch == 0 or recipe.metrics == "evaluated":
@@ -150,7 +150,7 @@ def _train_epoch(
     task: Task,
     parts: Sequence[Part],
     run: _Run,
-    generator: torch.Generator,
+    epoch: int,
     clip: float | None,
     protocol: Protocol,
     precision: Precision,
@@ -161,7 +161,7 @@ def _train_epoch(
     running = Means()
     for part, weight, last in parts:
         with _cast(device, precision):
-            means = task.means(forward, task.batch(part, generator))
+            means = task.means(forward, task.batch(part, epoch=epoch, start=running.samples))
         (means["loss"] * weight).backward()
         reported = means["loss"] * weight if protocol == "published" else means["loss"]
         running.add({**means, "loss": reported}, len(part))

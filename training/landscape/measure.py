@@ -85,7 +85,7 @@ def measure(
     chosen = protocol if isinstance(protocol, MeasureProtocol) else protocol_for(opened.name, protocol)
     root = _writable(opened)
     if data is None:
-        load_data(opened.manifest.dataset)  # fail before the work, not in the middle of it
+        _data(opened.manifest.dataset)  # fail before the work, not in the middle of it
     jobs = _jobs(opened.filter(where), metrics, epochs, chosen)
     records = root.with_name(f".{root.name}.measure")
     records.mkdir(exist_ok=True)
@@ -142,7 +142,12 @@ def _jobs(zoo: Zoo, metrics: Sequence[str], epochs: Sequence[int | str], protoco
 
 @lru_cache(maxsize=1)
 def _data(name: str) -> Data:
-    return load_data(name)
+    data = load_data(name)
+    if not isinstance(data, Data):
+        raise MeasureError(
+            f"the data set {name!r} has no labelled samples to measure on. Pass some as `data`: of a text, windows."
+        )
+    return data
 
 
 def _run(job: Job, *, source: str, records: str, protocol: MeasureProtocol, data: Data | None) -> int:

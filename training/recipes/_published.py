@@ -6,21 +6,24 @@ from typing import Any
 
 from phasezoo.registry import ZOOS
 from phasezoo.training.data.image_sets import IMAGE_SETS
-from phasezoo.training.recipe import Assumption, MicroBatch, Recipe, Resources, Schedule
+from phasezoo.training.recipe import Assumption, Augmentation, MicroBatch, Recipe, Resources, Schedule
 
 GPU = Resources(cpus=12, gpus=1)  # as published
 
 
-def _augmented(name: str, *augmentation: str) -> dict[str, Any]:
+def _augmented(name: str, *, flip: bool) -> dict[str, Any]:
     """Return how the images of a data set are augmented and then normalised."""
     found = IMAGE_SETS[name]
-    return {"augmentation": augmentation, "normalize": (found.mean, found.std)}
+    return {
+        "augmentation": Augmentation(crop=4, flip=flip, rotation=20),
+        "normalize": (found.mean, found.std),
+    }
 
 
-CIFAR10 = _augmented("cifar10", "crop 4", "flip", "rotate 20")
-CIFAR100 = _augmented("cifar100", "crop 4", "flip", "rotate 20")
-SVHN = _augmented("svhn", "crop 4", "rotate 20")
-TINYIMAGENET = _augmented("tinyimagenet", "crop 4", "flip", "rotate 20")
+CIFAR10 = _augmented("cifar10", flip=True)
+CIFAR100 = _augmented("cifar100", flip=True)
+SVHN = _augmented("svhn", flip=False)  # digits have a left and a right
+TINYIMAGENET = _augmented("tinyimagenet", flip=True)
 # Two, four and eight micro-batches for the largest networks, by memory.
 RESNET50_MICRO_BATCHES = tuple(
     MicroBatch(load=load, batch_size=batch_size, samples=samples)
