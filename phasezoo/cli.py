@@ -164,12 +164,18 @@ def explore(
 
 
 @app.command()
-def verify(zoo: ZooArgument) -> None:
+def verify(
+    zoo: ZooArgument,
+    metrics: Annotated[
+        str | None, typer.Option(help="Also recompute recorded metrics from the weights: all, or sample:N.")
+    ] = None,
+) -> None:
     """Read every byte of a zoo and check hashes, layouts, index and agreement with stock safetensors."""
     from phasezoo import load
     from phasezoo.verify import verify as check
 
-    report = check(load(zoo))
+    opened = load(zoo)
+    report = check(opened)
     typer.echo(
         f"{report.tables} tables, {report.shards} shards, {report.checkpoints:,} checkpoints, "
         f"{report.tensors:,} tensors read"
@@ -183,6 +189,15 @@ def verify(zoo: ZooArgument) -> None:
             + (f", of which {more} are not printed; `phasezoo.verify.verify` returns all." if more > 0 else ".")
         )
     typer.echo("no problems found")
+    if metrics is not None:
+        from phasezoo.training.recheck import recheck, summary
+
+        _print(
+            [
+                ["recorded", "compared", "largest difference", "where", "not the same thing"],
+                *summary(recheck(opened, metrics)),
+            ]
+        )
 
 
 @app.command()

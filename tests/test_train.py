@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -43,7 +42,7 @@ def small(**changes: Any) -> Recipe:
 def run(recipe: Recipe, data: Data, **switches: Any) -> list[Epoch]:
     states = []
     for state in train(recipe, recipe.trials()[0], data, **switches):
-        states.append(Epoch(state.epoch, state.metrics, state.net))
+        states.append(state)
         weights = state.state_dict()
     object.__setattr__(states[-1], "state_dict", lambda: weights)
     return states
@@ -150,46 +149,46 @@ def test_the_published_trainer_did_not_finish_its_cycle(
 
 def test_the_published_trainer_left_gradients_to_the_next_epoch(data: Data) -> None:
     recipe = small(micro_batch=ACCUMULATED, epochs=1)
-    left = run(recipe, data, protocol="published")[-1].net
+    left = run(recipe, data, protocol="published")[-1].run.net
     # 200 samples make 25 micro-batches: one is over after six updates of four.
     order = torch.randperm(200, generator=torch.Generator().manual_seed(10_000 * 3 + 1))[192:]
     loss = cross_entropy(left(data.train.x[order]), data.train.y[order]) / 4
     expected = torch.autograd.grad(loss, list(left.parameters()))
     for parameter, gradient in zip(left.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-6)
-    assert all(p.grad is None for p in run(recipe, data)[-1].net.parameters())
+    assert all(p.grad is None for p in run(recipe, data)[-1].run.net.parameters())
 
 
-INTERRUPTED = """
-import json, sys, torch
+def images() -> Data:
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(64) % 10
+    return Data(Split(x, y), Split(x[:16], y[:16]), 10)
+
+
+KILLED = """
+import os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from phasezoo.training.data import Data, Split
 from phasezoo.training.recipe import Recipe
 from phasezoo.training.train import train
-recipe = Recipe.model_validate_json(sys.argv[1])
-x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-y = torch.arange(64) % 10
-data = Data(Split(x, y), Split(x[:16], y[:16]), 10)
+from tests.test_train import images
+recipe, at = Recipe.model_validate_json(sys.argv[1]), int(sys.argv[3])
 steps = 0
-kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[recipe.optimizer]
-inner = kind.step
-def counted(self, *a, **k):
+def count(*_):
     global steps
     steps += 1
-    if steps == int(sys.argv[3]):
-        import os, signal
+    if steps == at:
         os.kill(os.getpid(), signal.SIGKILL)
-    return inner(self, *a, **k)
-kind.step = counted
-for state in train(recipe, recipe.trials()[0], data, protocol=sys.argv[4], state=Path(sys.argv[2])):
-    print(json.dumps([state.epoch, state.metrics]), flush=True)
-torch.save(state.state_dict(), sys.argv[2] + ".final")
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+register_optimizer_step_pre_hook(count)
+for state in train(recipe, recipe.trials()[0], images(), protocol=sys.argv[4], state=Path(sys.argv[2])):
+    state.save(Path(sys.argv[2]))
+    print(state.epoch, flush=True)
 """
 
 
 @pytest.mark.parametrize(("optimizer", "protocol"), [("sgd", "published"), ("adamw", "corrected")])
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path, optimizer: str, protocol: str) -> None:
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path, optimizer: str, protocol: Any) -> None:
     base = recipe("resnet18-cifar10")
     short = base.model_copy(
         update={
@@ -198,32 +197,35 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path, optimize
             "micro_batch": (MicroBatch(load=0, batch_size=1, samples=6),),  # 3 parts of 16, and a rest
             "normalize": None,
             "optimizer": optimizer,
-            "schedule": base.schedule.model_copy(update={"cycle_momentum": (0.85, 0.95)}),
             "epochs": 3,
         }
     )
     updates = {"published": 3, "corrected": 4}[protocol]  # an epoch
     at = 1 + int.from_bytes(os.urandom(2), "big") % (3 * updates)
+    state = tmp_path / "state"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, short.model_dump_json(), str(state), str(at), protocol],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+        cwd=Path(__file__).parents[1],
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    before = list(map(int, killed.stdout.split()))
+    assert before == list(range(1 + (at - 1) // updates)), f"killed at update {at}"
 
-    def go(name: str, kill: int) -> tuple[int, dict[int, Any]]:
-        arguments = [short.model_dump_json(), str(tmp_path / name), str(kill), protocol]
-        done = subprocess.run(
-            [sys.executable, "-c", INTERRUPTED, *arguments], capture_output=True, text=True, check=False, timeout=120
-        )
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        return done.returncode, dict(json.loads(line) for line in done.stdout.splitlines())
+    def go(**switches: Any) -> dict[int, Any]:
+        return {
+            epoch.epoch: (epoch.metrics, epoch.state_dict())
+            for epoch in train(short, short.trials()[0], images(), protocol=protocol, **switches)
+        }
 
-    code, whole = go("whole", -1)
-    assert (code, list(whole)) == (0, [0, 1, 2, 3])
-    code, before = go("cut", at)
-    assert (code, len(before)) == (-signal.SIGKILL, 1 + (at - 1) // updates), f"killed at update {at}"
-    code, after = go("cut", -1)
-    assert code == 0
-    # The last epoch before the kill may be told again: it counts as done when its successor was asked for.
-    assert {**before, **after} == whole
-    assert set(before) & set(after) <= {max(before)}
-    final = [torch.load(tmp_path / f"{name}.final", weights_only=True) for name in ("whole", "cut")]
-    assert all(torch.equal(final[0][name], final[1][name]) for name in final[0]), f"killed at update {at}"
+    whole, after = go(), go(state=state)
+    assert list(after) == list(range(len(before), 4)), f"killed at update {at}"
+    for epoch, (metrics, weights) in after.items():
+        assert metrics == whole[epoch][0]
+        assert all(torch.equal(weights[name], tensor) for name, tensor in whole[epoch][1].items()), (epoch, at)
 
 
 def test_bfloat16_and_compilation_are_switches(data: Data) -> None:

@@ -58,12 +58,14 @@ def run_on_ray(
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most = {kind: max(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
     attempt = sum(1 for _ in storage.glob("attempt-*")) if storage.is_dir() else 0
+    occupied = {"cpu": min(resources.cpus, most["CPU"]), "gpu": min(resources.gpus, most["GPU"])}
     tuner = tune.Tuner(
-        tune.with_resources(
-            trainable, {"cpu": min(resources.cpus, most["CPU"]), "gpu": min(resources.gpus, most["GPU"])}
-        ),
+        tune.with_resources(trainable, occupied),
         param_space={"model_id": tune.grid_search(list(by_name))},
-        tune_config=tune.TuneConfig(trial_dirname_creator=lambda trial: str(trial.config["model_id"])),
+        tune_config=tune.TuneConfig(
+            trial_dirname_creator=lambda trial: str(trial.config["model_id"]),
+            reuse_actors=True,  # a process starts in seconds; everything random is seeded by the trial
+        ),
         run_config=tune.RunConfig(
             name=f"attempt-{attempt}",
             storage_path=os.fspath(storage),

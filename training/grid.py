@@ -137,8 +137,8 @@ def _start(staging: Path, recipe: Recipe, trials: Sequence[Trial], switches: Seq
         raise WriteError(f"cannot write the zoo to {staging.parent}: {error.strerror}.") from None
     if plan.read_text() != key:
         raise WriteError(
-            f"{staging} holds a stopped training of another recipe, grid or number of epochs. Repeat that command, give "
-            "another place, or remove the directory."
+            f"{staging} holds a stopped training of another recipe, grid or number of epochs. Repeat that command, "
+            "give another place, or remove the directory."
         )
 
 

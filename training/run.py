@@ -94,6 +94,7 @@ def run(
         journal.write(
             state.epoch, state.metrics, state.state_dict() if state.epoch in recipe.checkpoint_epochs else None
         )
+        state.save(journal.state)
         yield state.epoch
 
 

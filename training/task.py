@@ -179,21 +179,23 @@ def task_of(recipe: Recipe, trial: Trial, data: Data | Text | Convection, *, dev
     )
 
 
-def task_of_zoo(manifest: Manifest, config: Mapping[str, Any], data: Data | Text | Convection) -> Task:
+def task_of_zoo(
+    manifest: Manifest, config: Mapping[str, Any], data: Data | Text | Convection, *, device: str = "cpu"
+) -> Task:
     """Return the task of one model of a zoo, to evaluate it.
 
     Args:
         manifest: of the zoo; its provenance says which part of the data set was used.
         config: the model's row of `configs`.
         data: the data set.
+        device: where to compute.
     """
     if isinstance(data, Convection):
-        return Convected(data, beta=config["beta"])
+        return Convected(data, beta=config["beta"], device=device)
     used = manifest.provenance.recipe
     arguments = json.loads(config["architecture_config"])
-    return Labelled(
-        labelled(data, samples=used.get("samples"), normalize=used.get("normalize"), arguments=arguments)
-    )
+    samples = labelled(data, samples=used.get("samples"), normalize=used.get("normalize"), arguments=arguments)
+    return Labelled(samples, device=device)
 
 
 def labelled(

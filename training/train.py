@@ -39,15 +39,57 @@ def check_switches(protocol: str, precision: str) -> None:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The state after an epoch; `net` goes on training when the next is asked for."""
+    """The state after an epoch; `run` goes on training when the next is asked for.
+
+    Attributes:
+        epoch: how many were trained; 0 is the initial network.
+        metrics: what is recorded of it.
+        run: network, optimiser and scheduler.
+    """
 
     epoch: int
     metrics: dict[str, float]
-    net: nn.Module
+    run: Run
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Copy the weights to the CPU."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.run.net.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write what a run needs to go on behind this epoch; the file appears under its name when it is complete."""
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        torch.save({"epoch": self.epoch, **self.run.state()}, temporary)
+        os.replace(temporary, path)
+
+
+@dataclass
+class Run:
+    """What a run carries from one epoch to the next."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it as tensors and plain values."""
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if isinstance(v, (int, float, list))},
+            # Left over only under the published protocol.
+            "gradients": {n: p.grad for n, p in self.net.named_parameters() if p.grad is not None},
+        }
+
+    def load(self, path: Path, device: str) -> int:
+        """Read what `Epoch.save` wrote, and return its epoch."""
+        content = torch.load(path, map_location=device, weights_only=True)
+        self.net.load_state_dict(content["net"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scheduler.load_state_dict(content["scheduler"])
+        for name, gradient in content["gradients"].items():
+            self.net.get_parameter(name).grad = gradient
+        epoch: int = content["epoch"]
+        return epoch
 
 
 def train(
@@ -79,9 +121,7 @@ def train(
         precision: of the forward pass; ``bfloat16`` casts automatically.
         compiled: run the network through `torch.compile`.
         device: where to train.
-        state: file that holds the state of the run. If it exists, training goes on behind its epoch, which is not
-            yielded again; it is written when the epoch after is asked for, so that an epoch counts as done only when
-            the caller has dealt with it.
+        state: file that `Epoch.save` wrote, if there is one: training goes on behind its epoch.
     """
     with _seeded(trial.seed):
         net = build(trial.architecture, **trial.arguments).to(device)
@@ -91,7 +131,7 @@ def train(
     parts = _parts(len(task), recipe, trial, protocol, torch.Generator())
     updates = recipe.epochs * (len(parts) if protocol == "published" else sum(last for *_, last in parts))
     scheduler = _scheduler(recipe, trial, optimizer, updates=max(updates, 1))
-    run = _Run(net, optimizer, scheduler)
+    run = Run(net, optimizer, scheduler)
     first = run.load(state, device) + 1 if state and state.exists() else 0
     for epoch in range(first, recipe.epochs + 1):
         metrics: dict[str, float] = {}
@@ -106,50 +146,14 @@ def train(
                 metrics = task.evaluate(forward)
             else:
                 metrics |= task.evaluate(forward, train=False)
-        yield Epoch(epoch, metrics, net)
-        if state:
-            run.save(state, epoch)
-
-
-@dataclass
-class _Run:
-    """What a run carries from one epoch to the next."""
-
-    net: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-
-    def save(self, path: Path, epoch: int) -> None:
-        """Write the state; the file appears under its name only when it is complete."""
-        content = {
-            "epoch": epoch,
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if isinstance(v, (int, float, list))},
-            # Left over only under the published protocol.
-            "gradients": {n: p.grad for n, p in self.net.named_parameters() if p.grad is not None},
-        }
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-
-    def load(self, path: Path, device: str) -> int:
-        """Read a state, and return its epoch."""
-        content = torch.load(path, map_location=device, weights_only=True)
-        self.net.load_state_dict(content["net"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scheduler.load_state_dict(content["scheduler"])
-        for name, gradient in content["gradients"].items():
-            self.net.get_parameter(name).grad = gradient
-        epoch: int = content["epoch"]
-        return epoch
+        yield Epoch(epoch, metrics, run)
 
 
 def _train_epoch(
     forward: Any,
     task: Task,
     parts: Sequence[Part],
-    run: _Run,
+    run: Run,
     epoch: int,
     clip: float | None,
     protocol: Protocol,

@@ -1,4 +1,4 @@
-"""GPT-2 on OpenWebText. Published: the number of models, the axes, and the largest size, some 900 million parameters."""
+"""GPT-2 on OpenWebText. Published: the number of models, the axes, and that the largest has 900 million parameters."""
 
 from phasezoo.registry import BATCH, ZOOS
 from phasezoo.training.recipe import Assumption, MicroBatch, Schedule
@@ -48,8 +48,8 @@ RECIPE = published(
         Assumption(
             field="epochs",
             value="20",
-            reason="an epoch is one pass over the 100 million tokens that the data set holds; together 2 billion tokens, "
-            "16 a parameter for GPT-2 small",
+            reason="an epoch is one pass over the 100 million tokens that the data set holds; together 2 billion "
+            "tokens, 16 a parameter for GPT-2 small",
         ),
         Assumption(field="micro_batch", value="32, 8 and 2 sequences", reason="what fits an accelerator of 80 GB"),
         Assumption(field="metrics", value="running", reason="as in the ten zoos whose tables are published"),
