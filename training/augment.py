@@ -145,4 +145,4 @@ def _signed(z: int) -> int:
 
 
 def _shift(z: torch.Tensor, bits: int) -> torch.Tensor:
-    return (z >> bits) & (2 ** (64 - bits) - 1)
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -21,7 +21,7 @@ from phasezoo.training.landscape.hessian import natural_log, top_eigenvalues, tr
 from phasezoo.training.landscape.hvp import HessianOperator
 from phasezoo.training.landscape.many_curves import evaluate_many, fit_many
 from phasezoo.training.landscape.protocols import MeasureProtocol
-from phasezoo.training.landscape.replay import Batch, micro_batches
+from phasezoo.training.landscape.replay import Batch
 
 Row = dict[str, Any]
 Group = Callable[[Sequence[Model], int, MeasureProtocol, Data], list[Row]]
@@ -37,11 +37,11 @@ def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data
     parts = [list(range(len(nets)))] if _perceptrons(nets) and len(nets) > 1 else [[i] for i in range(len(nets))]
     splits = {
         "train": _some(data.train, protocol.train_samples, seed=protocol.seed),
-        "val": Split(data.test.x[: protocol.test_samples], data.test.y[: protocol.test_samples]),
+        "val": data.test.take(slice(protocol.test_samples)),
     }
     for split, part in ((name, part) for name, samples in splits.items() if len(samples) for part in parts):
         with _noting([rows[i] for i in part], f"hessian_trace_{split}", f"hessian_top_ev_{split}"):
-            batches = micro_batches(splits[split].x, y=splits[split].y, size=protocol.batch)
+            batches = splits[split].batches(protocol.batch)
             together = len(part) > 1
             op = HessianOperator([nets[i] for i in part] if together else nets[part[0]], batches=batches)
             sums = trace(op, products=protocol.products, seed=protocol.seed)
@@ -69,7 +69,7 @@ def similarity(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, d
         with _noting([row], "representation_similarity"):
             nets = [model.checkpoint(epoch).module() for model in cell]
             size = protocol.cka_batch or len(data.test)
-            batches = micro_batches(data.test.x, y=data.test.y, size=size)[: protocol.cka_batches]
+            batches = data.test.batches(size)[: protocol.cka_batches]
             outputs = [found[""] for found in collect_outputs(nets, batches=batches)]
             found = cka(outputs, estimator=protocol.cka)
             pairs = [found.matrix[i, j].item() for i, j in combinations(range(len(cell)), 2)]
@@ -116,12 +116,12 @@ def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data:
 def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data: Data) -> list[Row]:
     """Accuracy of averages: over the last epochs of each model, and over the aligned seeds of each cell."""
     rows = []
-    train, test = (micro_batches(s.x, y=s.y, size=512) for s in (data.train, data.test))
+    train, test = data.train.batches(512), data.test.batches(512)
     for cell in _cells(models):
         row = _row(cell[0], epoch, cell=True)
         rows.append(row)
         size = int(cell[0].config.get("batch_size") or 128)
-        bn = micro_batches(data.train.x, y=data.train.y, size=size)[: protocol.bn_batches]
+        bn = data.train.batches(size)[: protocol.bn_batches]
         with _noting([row], "wiseft_acc_test", "wiseft_acc_test_delta"):
             found = []
             for model in cell:
@@ -178,14 +178,23 @@ def _paths(
     }
     if _perceptrons(list(modules.values())):
         ends = [(cast(MLP, modules[a.id]), cast(MLP, modules[b.id])) for a, b in pairs]
-        population, points = fit_many(ends, data=data.train, rates=rates, **settings)
-        return evaluate_many(population, points, data={"train": data.train, "test": data.test}, t=t)
-    train, test = (micro_batches(s.x, y=s.y, size=protocol.curve_batch) for s in (data.train, data.test))
+        flat = {name: _flat(split) for name, split in (("train", data.train), ("test", data.test))}
+        population, points = fit_many(ends, data=flat["train"], rates=rates, **settings)
+        return evaluate_many(population, points, data=flat, t=t)
+    train, test = (split.batches(protocol.curve_batch) for split in (data.train, data.test))
     found = []
     for a, b in pairs:
         ends_of = (modules[a.id].state_dict(), modules[b.id].state_dict())
         whole: Batch = (data.train.x, data.train.y)
-        curve = fit_bezier(modules[a.id], ends=ends_of, data=whole, epochs=len(rates), lr=rates, **settings)
+        curve = fit_bezier(
+            modules[a.id],
+            ends=ends_of,
+            data=whole,
+            epochs=len(rates),
+            lr=rates,
+            augment=lambda x, _: data.train.normalise(x),
+            **settings,
+        )
         found.append(
             curve.evaluate(
                 {"train": train, "test": test}, t=t, bn_batches=train, weight_decay=protocol.curve_weight_decay
@@ -211,7 +220,13 @@ def _some(split: Split, n: int | None, *, seed: int) -> Split:
     if n is None or n >= len(split):
         return split
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:n]
-    return Split(split.x[chosen], split.y[chosen])
+    return split.take(chosen)
+
+
+def _flat(split: Split) -> Split:
+    """Return all samples as rows of floats, as a population takes them."""
+    x, y = split.batch(slice(None))
+    return Split(x.flatten(1), y)
 
 
 def _cells(models: Sequence[Model]) -> list[list[Model]]:
