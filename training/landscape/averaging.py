@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from phasezoo.errors import MeasureError
 from phasezoo.training.landscape.alignment import align
 from phasezoo.training.landscape.batchnorm import Protocol, reestimate
-from phasezoo.training.landscape.replay import Batch, Evaluation, evaluate
+from phasezoo.training.landscape.replay import Batch, Evaluation, Loss, evaluate
 
 State = Mapping[str, torch.Tensor]
 
@@ -80,6 +81,7 @@ def epoch_average(
     test: Sequence[Batch],
     bn_batches: Sequence[Batch] | None = None,
     protocol: Protocol = "corrected",
+    loss: Loss = cross_entropy,
 ) -> Averaged:
     """Average the last epochs of one network and hold it against the last (after Wortsman et al. 2022, Wise-FT).
 
@@ -91,9 +93,10 @@ def epoch_average(
         bn_batches: training data for BatchNorm's statistics; `train` by default. The published metric takes up to 100
             batches of the network's own batch size.
         protocol: of `average` and of `reestimate`.
+        loss: mean loss of logits and labels.
     """
     averaged = average(states, protocol=protocol)
-    return _measured(model, averaged, states[-1:], train, test, bn_batches, protocol)
+    return _measured(model, averaged, states[-1:], train, test, bn_batches, protocol, loss)
 
 
 def seed_average(
@@ -105,6 +108,7 @@ def seed_average(
     bn_batches: Sequence[Batch] | None = None,
     protocol: Protocol = "corrected",
     matched: bool = True,
+    loss: Loss = cross_entropy,
     seed: int = 0,
 ) -> Averaged:
     """Align networks of several seeds to the first, average them, and hold the average against their mean.
@@ -119,10 +123,11 @@ def seed_average(
         bn_batches: training data for BatchNorm's statistics; `train` by default.
         protocol: of `average` and of `reestimate`.
         matched: align before averaging.
+        loss: mean loss of logits and labels.
         seed: seed of the order in which layers are matched.
     """
     aligned = align(model, states=states, seed=seed) if matched else states
-    return _measured(model, average(aligned, protocol=protocol), states, train, test, bn_batches, protocol)
+    return _measured(model, average(aligned, protocol=protocol), states, train, test, bn_batches, protocol, loss)
 
 
 def _measured(
@@ -133,9 +138,10 @@ def _measured(
     test: Sequence[Batch],
     bn_batches: Sequence[Batch] | None,
     protocol: Protocol,
+    loss: Loss,
 ) -> Averaged:
     state = reestimate(model, state=averaged, batches=train if bn_batches is None else bn_batches, protocol=protocol)
-    found = evaluate(model, batches=test, state=state)
+    found = evaluate(model, batches=test, state=state, loss=loss)
     accuracies = [evaluate(model, batches=test, state=one).accuracy for one in held_against]
     delta = found.accuracy - math.fsum(accuracies) / len(accuracies)
-    return Averaged(state, evaluate(model, batches=train, state=state), found, delta)
+    return Averaged(state, evaluate(model, batches=train, state=state, loss=loss), found, delta)
