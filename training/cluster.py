@@ -40,12 +40,13 @@ def run_on_ray(
         TrainError: trials that failed more than five times; the others are complete.
     """
     try:
-        import ray
+        import ray as ray_module
         from ray import tune
     except ImportError:
         raise DependencyError("training on a cluster needs Ray: pip install 'phasezoo[ray]'.") from None
     if not groups:
         return
+    ray: Any = ray_module
     ray.init(address=address, ignore_reinit_error=True)
     by_name = {group[0].model_id: group for group in groups}
 
@@ -73,8 +74,9 @@ def run_on_ray(
             verbose=0,
         ),
     )
+    results: Any = tuner.fit()
     # A trial that was retried comes last: results are matched by their configuration, never by place.
-    failed = {result.config["model_id"]: result.error for result in tuner.fit() if result.error and result.config}
+    failed = {result.config["model_id"]: result.error for result in results if result.error and result.config}
     yield from (group for name, group in by_name.items() if name not in failed)
     if failed:
         name, error = next(iter(failed.items()))

@@ -109,8 +109,9 @@ def _operations(recipe: Recipe, trial: Trial, data: Data | Text | Convection) ->
     index = torch.arange(n if trial.batch_size else len(task))
     net = _meta(trial)
     with FlopCounterMode(display=False) as counter:
-        task.means(net, task.batch(index, epoch=0, start=0))["loss"].backward()
-    return counter.get_total_flops() / (n if trial.batch_size else 1)
+        torch.autograd.backward(task.means(net, task.batch(index, epoch=0, start=0))["loss"])
+    total: int = counter.get_total_flops()
+    return total / (n if trial.batch_size else 1)
 
 
 def _speed(
@@ -134,7 +135,7 @@ def _time(recipe: Recipe, trial: Trial, data: Data | Text | Convection) -> float
     taken = []
     for _ in range(4):
         start = time.perf_counter()
-        task.means(net, task.batch(index, epoch=0, start=0))["loss"].backward()
+        torch.autograd.backward(task.means(net, task.batch(index, epoch=0, start=0))["loss"])
         optimizer.step()
         taken.append(time.perf_counter() - start)
     return sorted(taken[1:])[1]

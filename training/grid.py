@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from phasezoo import load
@@ -28,7 +29,7 @@ from phasezoo.layout import Layout
 from phasezoo.manifest import Manifest, Provenance
 from phasezoo.nets import build
 from phasezoo.progress import bar
-from phasezoo.tables import COLUMNS, from_rows, topology_id
+from phasezoo.tables import COLUMNS, describe, from_rows, topology_id
 from phasezoo.training.data import Convection, Data, Text
 from phasezoo.training.journal import Journal
 from phasezoo.training.recipe import Recipe, Trial
@@ -249,7 +250,9 @@ def _write(
         staging,
         _draft(recipe),
         configs=_present(configs, CONFIGS),
-        results=_present(results, ("model_id", "epoch", *(name for name in COLUMNS if name in results[0]))),
+        results=_of_task(
+            recipe.task, _present(results, ("model_id", "epoch", *(name for name in COLUMNS if name in results[0])))
+        ),
         landscape=None,
         packed=packed,
     )
@@ -262,7 +265,24 @@ def _write(
     return manifest
 
 
-def _present(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Any:
+def _of_task(task: str, results: pa.Table) -> pa.Table:
+    """Describe the losses of an equation, which are no cross-entropies."""
+    described = {
+        "train_loss": "squared residual, initial error and periodicity error, each a mean, summed",
+        "test_loss": "mean squared error on the grid",
+    }
+    if task != "pde":
+        return results
+    plain = [
+        describe(field.remove_metadata(), unit=None, description=described[field.name])
+        if field.name in described
+        else field
+        for field in results.schema
+    ]
+    return results.cast(pa.schema(plain))
+
+
+def _present(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
     """Make a table of the columns that occur, each once."""
     return from_rows(rows, [n for n in dict.fromkeys(columns) if any(row.get(n) is not None for row in rows)])
 

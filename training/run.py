@@ -74,11 +74,27 @@ def run(
     if all(journal.covers(recipe.epochs, recipe.checkpoint_epochs) for journal in journals):
         return
     data = data or load_once(recipe.dataset)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    if len(group) > 1 or _populates(recipe):
-        yield from _population(group, journals, recipe, data)
-        return
-    (trial,), (journal,) = group, journals
+    threads = torch.get_num_threads()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # two threads stall where cores are shared
+    try:
+        if _populates(recipe):
+            assert isinstance(data, Data)
+            yield from _population(group, journals, recipe, data)
+        else:
+            yield from _single(group[0], journals[0], recipe, data, protocol, precision, compiled)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _single(
+    trial: Trial,
+    journal: Journal,
+    recipe: Recipe,
+    data: Data | Text | Convection,
+    protocol: Protocol,
+    precision: Precision,
+    compiled: bool,
+) -> Iterator[int]:
     if not journal.covers(_epoch_of(journal.state), recipe.checkpoint_epochs):
         shutil.rmtree(journal.folder, ignore_errors=True)  # the machine went down: a state, but not what led to it
     for state in train(
@@ -91,9 +107,8 @@ def run(
         device="cuda" if torch.cuda.is_available() else "cpu",
         state=journal.state,
     ):
-        journal.write(
-            state.epoch, state.metrics, state.state_dict() if state.epoch in recipe.checkpoint_epochs else None
-        )
+        kept = state.epoch in recipe.checkpoint_epochs
+        journal.write(state.epoch, state.metrics, state.state_dict() if kept else None)
         state.save(journal.state)
         yield state.epoch
 

@@ -74,7 +74,7 @@ def _on_meta(recipe: Recipe, trial: Trial) -> None:
     short = _shortest(recipe, [trial])
     task = task_of(short, trial, _data(recipe, trial), device="meta")
     net = build(trial.architecture, device="meta", **trial.arguments)
-    task.means(net, task.batch(torch.arange(2), epoch=0, start=0))["loss"].backward()
+    torch.autograd.backward(task.means(net, task.batch(torch.arange(2), epoch=0, start=0))["loss"])
 
 
 def _data(recipe: Recipe, trial: Trial) -> Data | Text | Convection:

@@ -101,7 +101,7 @@ class Labelled:
 
     def evaluate(self, net: nn.Module, *, train: bool = True) -> dict[str, float]:
         """Return loss and accuracy, without augmentation and smoothing."""
-        found = {}
+        found: dict[str, float] = {}
         with torch.no_grad():
             for name, split in (("train", self.data.train), ("test", self.data.test))[not train :]:
                 means = Means()

@@ -125,7 +125,7 @@ def train(
     """
     with _seeded(trial.seed):
         net = build(trial.architecture, **trial.arguments).to(device)
-    forward = torch.compile(net) if compiled else net
+    forward: Any = torch.compile(net) if compiled else net
     task = task_of(recipe, trial, data, device=device)
     optimizer = _optimizer(recipe, trial, net)
     parts = _parts(len(task), recipe, trial, protocol, torch.Generator())
@@ -166,7 +166,7 @@ def _train_epoch(
     for part, weight, last in parts:
         with _cast(device, precision):
             means = task.means(forward, task.batch(part, epoch=epoch, start=running.samples))
-        (means["loss"] * weight).backward()
+        torch.autograd.backward(means["loss"] * weight)
         reported = means["loss"] * weight if protocol == "published" else means["loss"]
         running.add({**means, "loss": reported}, len(part))
         if last:
@@ -188,11 +188,11 @@ def _parts(n: int, recipe: Recipe, trial: Trial, protocol: Protocol, generator: 
         order = torch.randperm(n, generator=generator)
         if protocol == "published":
             steps = trial.accumulation_steps
-            micro = order.split(trial.micro_batch_size)
+            micro = torch.split(order, trial.micro_batch_size)
             parts += [(part, 1 / steps, (i + 1) % steps == 0) for i, part in enumerate(micro)]
             continue
-        for batch in order.split(trial.batch_size):
-            micro = batch.split(trial.micro_batch_size)
+        for batch in torch.split(order, trial.batch_size):
+            micro = torch.split(batch, trial.micro_batch_size)
             parts += [(part, len(part) / len(batch), part is micro[-1]) for part in micro]
     return parts
 
@@ -243,6 +243,7 @@ def _cast(device: str, precision: Precision) -> torch.autocast:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the global generators (initial weights, dropout), and leave them as they were."""
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield

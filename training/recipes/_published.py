@@ -42,7 +42,7 @@ def published(name: str, *, epochs: int, **settings: Any) -> Recipe:
         description=f"{entry.models} models over a grid of {load.label} (load) and {temperature.label} (temperature).",
         architecture=entry.architecture,
         dataset=entry.dataset.name,
-        task=entry.task,  # type: ignore[arg-type]  # a plain string there
+        task=entry.task,
         load=load,
         temperature=temperature,
         epochs=epochs,

@@ -11,7 +11,7 @@ RECIPE = mini(
     architecture_config={"in_features": 2, "width": 50, "depth": 4, "out_features": 1, "activation": "tanh"},
     dataset="convection",
     task="pde",
-    load=Axis(column="beta", label="convection coefficient", values=(1, 5, 10, 30)),
+    load=Axis(column="beta", label="convection coefficient", values=(1, 10, 20, 40)),
     temperature=Axis(column="lr", label="learning rate", values=(3e-4, 1e-3, 3e-3), hot="high"),
     seeds=(0, 1),
     epochs=20,
