@@ -84,7 +84,7 @@ def test_batches_are_normalised_as_published(name: str, places: Path) -> None:
 
 
 @every_image_set
-def test_on_the_hub_repository_configuration_and_splits_are_named_as_there(
+def test_on_the_hub_repositories_and_files_are_named_as_there(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repositories = {
@@ -99,7 +99,8 @@ def test_on_the_hub_repository_configuration_and_splits_are_named_as_there(
 
     def redirected(path: str, *args: object, **options: object) -> object:
         assert path == repositories[name]
-        return real(str(tmp_path / "hub" / name), *args, cache_dir=str(tmp_path / "hf"), **options)
+        assert not args
+        return real(str(tmp_path / "hub" / name), cache_dir=str(tmp_path / "hf"), **options)
 
     monkeypatch.setattr("phasezoo.training.data.image_sets.local_folders", lambda *_: [])
     monkeypatch.setattr(datasets, "load_dataset", redirected)

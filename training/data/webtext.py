@@ -48,7 +48,7 @@ def openwebtext(*, tokens: int = TOKENS) -> Text:
         FormatError: the files hold no text.
     """
     folder = next(iter(local_folders("openwebtext")), None)
-    paths = parquet_files(folder, "train", config=CONFIG) if folder else []
+    paths = parquet_files(folder / CONFIG, "train") or parquet_files(folder, "train") if folder else []
     files = [*(paths or [REPOSITORY]), *(_tokenizer_files() or [TOKENIZER])]
     origin = [(str(f), os.path.getsize(f), os.path.getmtime(f)) if os.path.isfile(f) else f for f in files]
     key = hashlib.sha256(json.dumps([origin, tokens]).encode()).hexdigest()[:16]
@@ -120,7 +120,7 @@ def _documents(paths: list[str]) -> Iterator[str]:
 
     rows: Any
     if paths:
-        rows = datasets.load_dataset("parquet", data_files={"all": paths}, split="all", streaming=True)
+        rows = datasets.load_dataset("parquet", data_files={"rows": paths}, split="rows", streaming=True)
     else:
         rows = datasets.load_dataset(REPOSITORY, CONFIG, split="train", streaming=True)
     for row in rows:
