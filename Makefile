@@ -35,6 +35,7 @@ bench: $(VENV)/.stamp
 	$(PY) benchmarks/population.py
 	$(PY) benchmarks/summary.py
 	$(PY) benchmarks/landscape.py
+	$(PY) benchmarks/remote.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from timing import interleave, report
 
 import phasezoo
-from phasezoo import checkpoint
+from phasezoo import store
 from phasezoo.builders.pack import Run
 from phasezoo.builders.tables import write_zoo
 from phasezoo.layout import Layout
@@ -115,7 +115,7 @@ def modules(root: Path) -> None:
             return zoo["m"].checkpoint().module()
 
         def first(zoo: phasezoo.Zoo = zoo) -> object:
-            checkpoint._verified.clear()
+            store._verified.clear()
             return zoo["m"].checkpoint().module()
 
         sides = {

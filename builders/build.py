@@ -6,10 +6,10 @@ from pathlib import Path
 
 from phasezoo.builders.raytune import build_raytune
 from phasezoo.builders.summary_csv import build_summary
-from phasezoo.builders.tree import is_zip
 from phasezoo.errors import FormatError
 from phasezoo.report import Built
 from phasezoo.source import open_ranges
+from phasezoo.source.archive import is_zip
 from phasezoo.trials import looks_like_summary
 
 

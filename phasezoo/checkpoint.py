@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from phasezoo.errors import IntegrityError
-from phasezoo.index import Location
-from phasezoo.shard import decode, decode_tensor, digest
+from phasezoo.shard import decode, decode_tensor
+from phasezoo.store import Location, Piece, Store
 
 if TYPE_CHECKING:
     import torch
-
-    from phasezoo.source import Source
-
-# (source, sha256) of all that this process has verified: hashing costs 3 to 7 times what reading does.
-_verified: set[tuple[str, str]] = set()
 
 
 class Checkpoint(Mapping[str, "torch.Tensor"]):
@@ -37,7 +30,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
 
     def __init__(
         self,
-        source: Source,
+        store: Store,
         location: Location,
         *,
         model_id: str,
@@ -46,7 +39,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         metrics: Callable[[], dict[str, Any]],
         digests: Callable[[], bytes],
     ) -> None:
-        self._source = source
+        self._store = store
         self._location = location
         self._digests = digests
         self.model_id = model_id
@@ -84,22 +77,13 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         return name in self._location.layout.position
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        layout, start = self._location.layout, self._location.offset
-        spec = layout[name]
-        span = (self._location.shard, start + spec.offset, start + spec.offset + spec.nbytes)
-        data = self._source.read_ranges([span])[0]
-        self.check_tensor(name, data)
-        return decode_tensor(data, spec.dtype, spec.shape)
+        spec = self._location.layout[name]
+        return decode_tensor(self._store.read([self.piece(name)])[0], spec.dtype, spec.shape)
 
-    def check_tensor(self, name: str, data: memoryview) -> None:
-        """Raise IntegrityError unless `data` are the bytes of one tensor as they were written."""
-        key = (self._source.url, f"{self.sha256}/{name}")
-        if key in _verified or (self._source.url, self.sha256) in _verified:
-            return
-        place = 8 * self._location.layout.position[name]
-        if digest(data) != self._digests()[place : place + 8]:
-            raise self._damaged(f"tensor {name!r} of")
-        _verified.add(key)
+    def piece(self, tensor: str | None = None) -> Piece:
+        """Say what has to be read for one tensor, or for all."""
+        what = f"checkpoint {self.model_id} epoch {self.epoch}"
+        return Piece(self._location, what if tensor is None else f"tensor {tensor!r} of {what}", tensor, self._digests)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Read all tensors, in module order.
@@ -107,7 +91,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         Raises:
             IntegrityError: the bytes are not those that were written.
         """
-        return decode(self._bytes(), self._location.layout)
+        return decode(self._store.read([self.piece()])[0], self._location.layout)
 
     def module(self, *, train: bool = False) -> torch.nn.Module:
         """Read the weights into a new instance of the model class.
@@ -127,23 +111,6 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         module = build(self.config["architecture"], device="meta", **config)
         module.load_state_dict(self.state_dict(), strict=True, assign=True)
         return module.train(train)
-
-    def _bytes(self) -> memoryview:
-        shard, start = self._location.shard, self._location.offset
-        data = self._source.read_ranges([(shard, start, start + self.nbytes)])[0]
-        key = (self._source.url, self.sha256)
-        if key not in _verified:
-            if hashlib.sha256(data).hexdigest() != self.sha256:
-                raise self._damaged("")
-            _verified.add(key)
-        return data
-
-    def _damaged(self, what: str) -> IntegrityError:
-        place = f"{self._source.url}/{self._location.shard}"
-        return IntegrityError(
-            f"{what} checkpoint {self.model_id} epoch {self.epoch} in {place} is damaged: its bytes do not have the "
-            "hash that the index states. Copy the shard again; `phasezoo verify` lists all damage.".lstrip()
-        )
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.model_id}, epoch {self.epoch}, {len(self)} tensors, {self.nbytes:,} bytes)"

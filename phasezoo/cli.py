@@ -275,7 +275,7 @@ def measure(
     table = run(
         zoo,
         metrics=[name.strip() for name in metrics.split(",")],
-        epochs=[int(e) if e.strip().isdigit() else e.strip() for e in epochs.split(",")],
+        epochs=_epochs(epochs),
         protocol=protocol,
         where=where,
         workers=workers,
@@ -352,6 +352,98 @@ def recipe(name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name
         _print([["field", "chosen", "because"], *([a.field, a.value, a.reason] for a in chosen.assumptions)])
     for note in chosen.notes:
         typer.echo(f"- {note}")
+
+
+@app.command()
+def push(
+    zoo: Annotated[str, typer.Argument(metavar="ZOO", help="Directory of the zoo.")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="hf://datasets/OWNER/NAME; made if it is new.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new data set private.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Name of this version, such as v1.0.")] = None,
+) -> None:
+    """Publish a zoo on the Hugging Face Hub. A stopped push goes on when the command is given again."""
+    from phasezoo.builders.push import push as publish
+
+    pushed = publish(zoo, address, private=private, tag=tag)
+    for note in pushed.notes:
+        typer.echo(note, err=True)
+    typer.echo(
+        f"pushed {pushed.files} files, {pushed.nbytes / 1e6:,.1f} MB"
+        + (f"; removed {pushed.removed} of an older version" if pushed.removed else "")
+        if pushed.files or pushed.removed
+        else "nothing to push: it is there already"
+    )
+    typer.echo(f"{pushed.address} at commit {pushed.commit}, tagged {', '.join(pushed.tags)}")
+
+
+@app.command()
+def download(
+    zoo: ZooArgument,
+    where: Annotated[str | None, typer.Option(help="Condition on the models, such as 'width <= 8'.")] = None,
+    epochs: Annotated[str | None, typer.Option(help="Epochs, separated by commas; 'last' works too. All else.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Requests at the same time.")] = 8,
+) -> None:
+    """Fetch the weights of a zoo into the cache. An interrupted download goes on when the command is given again."""
+    from phasezoo import load
+
+    view = load(zoo)
+    names = _epochs(epochs) if epochs else None
+    planned = view.download(where=where, epochs=names, dry_run=True)
+    typer.echo(f"to fetch: {planned}")
+    if not dry_run:
+        done = view.download(where=where, epochs=names, max_workers=workers)
+        typer.echo(f"fetched: {done}")
+
+
+cache_app = typer.Typer(help="Look after what was fetched.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command("list")
+def cache_list() -> None:
+    """Say what the cache holds."""
+    from phasezoo.cache import Cache, cache_directory
+
+    cache = Cache(cache_directory())
+    kinds: dict[str, list[int]] = {"checkpoints and tables": [], "single tensors": []}
+    for blob in cache.blobs():
+        kinds["single tensors" if "-" in blob.key else "checkpoints and tables"].append(blob.nbytes)
+    _print([["kind", "files", "MB"], *([kind, len(n), sum(n) / 1e6] for kind, n in kinds.items())])
+    limit = "no limit" if cache.limit is None else f"limit {cache.limit / 1e6:,.0f} MB"
+    typer.echo(f"in {cache.root} ({limit}; PHASEZOO_CACHE and PHASEZOO_CACHE_SIZE set place and limit)")
+
+
+@cache_app.command("clean")
+def cache_clean(
+    keep: Annotated[float, typer.Option(min=0, help="MB that may stay; the least recently used goes first.")] = 0,
+) -> None:
+    """Remove weights and tables that were fetched; they can be fetched again."""
+    from phasezoo.cache import Cache, cache_directory
+
+    cache = Cache(cache_directory())
+    files, nbytes = cache.clean(keep=int(keep * 1e6))
+    typer.echo(f"removed {files:,} files, {nbytes / 1e6:,.1f} MB, from {cache.root}")
+
+
+@cache_app.command("verify")
+def cache_verify() -> None:
+    """Read everything in the cache and remove what has changed on the disk."""
+    from phasezoo.cache import Cache, cache_directory
+
+    cache = Cache(cache_directory())
+    found = list(cache.blobs())
+    damaged = [blob for blob in found if not blob.sound]
+    for blob in damaged:
+        cache.discard(blob.key)
+        typer.echo(f"damaged, and removed: {blob.key}")
+    typer.echo(f"{len(found):,} files, {len(damaged)} damaged")
+    if damaged:
+        raise typer.Exit(1)
+
+
+def _epochs(text: str) -> list[int | str]:
+    return [int(e) if e.strip().isdigit() else e.strip() for e in text.split(",")]
 
 
 def _findings(zoo: Zoo) -> list[list[str]]:

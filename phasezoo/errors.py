@@ -38,6 +38,18 @@ class SourceError(PhaseZooError, ConnectionError):
     """A remote file could not be read."""
 
 
+class AccessError(PhaseZooError, PermissionError):
+    """A server refuses: there is no token, it is a wrong one, or it has not the right that is needed."""
+
+
+class AddressError(PhaseZooError, ValueError):
+    """An address that cannot be read, or that names a place of another kind than the one that is needed."""
+
+
+class RangesNotSupportedError(SourceError):
+    """A server sends whole files only, whatever part is asked for."""
+
+
 class SourceNotSupportedError(PhaseZooError, NotImplementedError):
     """A kind of place that this release cannot open yet."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,6 @@ from phasezoo.errors import (
     EpochNotFoundError,
     FilterError,
     FormatError,
-    IntegrityError,
     ModelNotFoundError,
     TableNotFoundError,
     WeightsUnavailableError,
@@ -20,6 +17,7 @@ from phasezoo.errors import (
 )
 from phasezoo.layout import Layout
 from phasezoo.manifest import MANIFEST, Manifest
+from phasezoo.store import Location, Store
 from phasezoo.where import equals, parse
 
 if TYPE_CHECKING:
@@ -44,32 +42,32 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 WEIGHTS = ("checkpoints", "layouts", "digests")
 
 
-@dataclass(frozen=True)
-class Location:
-    """Where one checkpoint lies."""
-
-    shard: str
-    offset: int
-    nbytes: int
-    sha256: str
-    layout: Layout
-
-
 class Index:
     """The tables of one zoo. Tables are read at first use and kept."""
 
-    def __init__(self, source: Source, *, address: str | None = None) -> None:
+    def __init__(
+        self, store: Store, *, address: str | None = None, revision: str | None = None, manifest: bytes | None = None
+    ) -> None:
         """Open the manifest.
 
         Args:
-            source: where the files are.
+            store: where the bytes are.
             address: what `phasezoo.load` takes to open the same zoo again; its name by default.
+            revision: the commit that is read, where there are commits.
+            manifest: the bytes of zoo.json, if they were read already.
         """
-        self.source = source
-        self.manifest = Manifest.from_bytes(bytes(source.read(MANIFEST)), where=f"{source.url}/{MANIFEST}")
+        self.store = store
+        self.revision = revision
+        data = bytes(store.source.read(MANIFEST)) if manifest is None else manifest
+        self.manifest = Manifest.from_bytes(data, where=f"{store.url}/{MANIFEST}")
         self.address = address if address is not None else self.manifest.name
         self._tables: dict[str, pa.Table] = {}
         self._starts: dict[str, list[int]] = {}
+
+    @property
+    def source(self) -> Source:
+        """Where the files are."""
+        return self.store.source
 
     def table(self, name: str) -> pa.Table:
         """Return a table, ordered by model and epoch as `configs` is.
@@ -109,14 +107,7 @@ class Index:
 
         entry = self.manifest.tables[name]
         where = f"{self.source.url}/{entry.path}"
-        data = self.source.read(entry.path)
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry.sha256:
-            raise IntegrityError(
-                f"{where} is not the file that {MANIFEST} describes: {len(data)} bytes with sha256 {found[:12]}..., "
-                f"expected {entry.nbytes} with {entry.sha256[:12]}.... Copy the file again; a published zoo, load once "
-                "with force_download=True."
-            )
+        data = self.store.file(entry)
         try:
             # Not read_table: it imports pyarrow.dataset, and with it pandas, for 0.15 s.
             table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))).read()

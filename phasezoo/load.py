@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from phasezoo.errors import SourceNotSupportedError, ZooNotFoundError, nearest
-from phasezoo.registry import ZOOS, embedded
+from phasezoo import settings
+from phasezoo.errors import SourceError, ZooNotFoundError, nearest
+from phasezoo.registry import ZOOS, Entry, embedded
 
 if TYPE_CHECKING:
+    from phasezoo.index import Index
     from phasezoo.zoo import Zoo
 
 
@@ -26,25 +29,36 @@ def list_zoos() -> list[str]:
 def load(
     name_or_path: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    storage_options: dict[str, Any] | None = None,
 ) -> Zoo:
     """Open a zoo: its manifest now, its tables at first use, its weights when they are touched.
 
-    Of a published zoo the summary table (5 to 20 MB) is fetched at the first time, and an index is kept in the cache;
-    such a zoo has configs, results and landscape metrics, and no weights.
+    What is read elsewhere is verified and kept: a second reading asks for nothing and works offline. Of a published
+    zoo the summary table (5 to 20 MB) is fetched at the first time, and an index is kept in the cache; such a zoo has
+    configs, results and landscape metrics, and no weights.
 
     Args:
-        name_or_path: a name that `list_zoos` returns, or a directory that holds a ``zoo.json``.
+        name_or_path: a name that `list_zoos` returns; a directory that holds a ``zoo.json``; an address:
+            ``hf://datasets/owner/name``, ``https://...``, ``s3://...``, or another that fsspec knows; or a zip at
+            any of these.
+        revision: branch, tag or commit on the Hub; resolved to a commit once (`Zoo.revision`).
         cache_dir: where to keep what is fetched; ``PHASEZOO_CACHE`` or the Hub library's cache of assets by default.
+        token: for the Hub; by default the one that is logged in. It is sent to the Hub only.
         local_files_only: open nothing but what is on this machine; so does ``HF_HUB_OFFLINE=1``.
-        force_download: fetch again what is in the cache.
+        force_download: fetch tables again that are in the cache.
+        storage_options: arguments of the file system: ``{"headers": {...}}`` for http, keys for s3,
+            ``{"endpoint": ...}`` for the Hub.
 
     Raises:
-        ZooNotFoundError: no zoo of that name or at that place.
-        SourceNotSupportedError: the zoo has no files yet, or a kind of address that this release cannot open.
-        SourceError: the server of the published tables cannot be reached.
+        ZooNotFoundError: no zoo of that name or at that place, no such revision, or not in the cache while offline.
+        SourceNotSupportedError: the zoo has no files yet.
+        SourceError: the server cannot be reached, or refuses.
+        DependencyError: the library for this kind of address is not installed.
         IntegrityError: what was fetched is not what was published.
         FormatError: the zoo follows another version of the format, or what was fetched is no summary table.
 
@@ -53,28 +67,82 @@ def load(
     Zoo(mlp-digits: 264 models in 88 cells of width x lr, 9.7 MB of weights)
     """
     from phasezoo.index import Index
-    from phasezoo.source import LocalSource
+    from phasezoo.opening import open_address, open_hub
+    from phasezoo.source import is_address, open_source
+    from phasezoo.store import Store
     from phasezoo.zoo import Zoo
 
     text = os.fspath(name_or_path)
     entry = ZOOS.get(text)
+    if text.startswith("hf://"):
+        index = open_hub(
+            text,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            storage_options=storage_options,
+        )
+        return Zoo(index)
+    if entry is not None and not entry.embedded and settings.hub():
+        found = _preferred(
+            entry,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            storage_options=storage_options,
+        )
+        if found is not None:
+            return Zoo(found)
+    if revision is not None:
+        raise SourceError(f"{text} has no revisions: only zoos on the Hub (hf://datasets/owner/name) have.")
     if entry is not None and entry.embedded:
-        return Zoo(Index(LocalSource(embedded(text)), address=text))
+        return Zoo(Index(Store(open_source(str(embedded(text)))), address=text))
     if entry is not None:
         from phasezoo.published import open_published
 
         place = open_published(
             entry, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
         )
-        return Zoo(Index(LocalSource(place), address=text))
-    if "://" in text:
-        raise SourceNotSupportedError(
-            f"cannot open {text}: this release opens zoos by name and from directories only. Download it first, "
-            "and give its path."
+        return Zoo(Index(Store(open_source(str(place))), address=text))
+    if is_address(text):
+        index = open_address(
+            text.rstrip("/"),
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            storage_options=storage_options,
         )
+        return Zoo(index)
     if not Path(text).expanduser().exists() and os.sep not in text:
         raise ZooNotFoundError(
             f"no zoo named {text!r}, and no directory of that name. {nearest(text, ZOOS, limit=20)} "
-            "A directory that holds a zoo.json works too."
+            "A directory that holds a zoo.json works too, and so does an address such as hf://datasets/owner/name."
         )
-    return Zoo(Index(LocalSource(text), address=text))
+    return Zoo(Index(Store(open_source(text)), address=text))
+
+
+def hub_address(name: str, prefix: str) -> str:
+    """Return the place on the Hub that ``PHASEZOO_HUB`` gives to a name.
+
+    >>> hub_address("vit-cifar10", "owner"), hub_address("vit-cifar10", "owner/zoo-")
+    ('hf://datasets/owner/vit-cifar10', 'hf://datasets/owner/zoo-vit-cifar10')
+    """
+    return f"hf://datasets/{prefix}{name}" if "/" in prefix else f"hf://datasets/{prefix}/{name}"
+
+
+def _preferred(entry: Entry, **arguments: Any) -> Index | None:
+    """Open a named zoo on the Hub that PHASEZOO_HUB prefers; None, with a warning, if it is not there."""
+    from phasezoo.opening import open_hub
+
+    url = hub_address(entry.name, settings.hub() or "")
+    try:
+        return open_hub(url, **arguments)
+    except ZooNotFoundError as error:
+        if arguments["revision"] is not None or entry.summary is None:
+            raise
+        warnings.warn(f"PHASEZOO_HUB: {error} The published tables are opened instead.", stacklevel=3)
+        return None

@@ -70,7 +70,7 @@ class Model:
         row = self._index.checkpoint_row(self._row, epoch)
         number = self.epochs[row - self._index.span("checkpoints", self._row)[0]]
         return Checkpoint(
-            self._index.source,
+            self._index.store,
             self._index.location(row),
             model_id=self.id,
             epoch=number,
@@ -106,15 +106,9 @@ class Model:
 
         self._index.table("checkpoints")
         wanted = self.epochs if epochs is None else epochs
-        rows = [self._index.checkpoint_row(self._row, epoch) for epoch in wanted]
-        places = [self._index.location(row) for row in rows]
-        specs = [place.layout[name] for place in places]
-        ranges = [
-            (p.shard, p.offset + s.offset, p.offset + s.offset + s.nbytes) for p, s in zip(places, specs, strict=True)
-        ]
-        buffers = self._index.source.read_ranges(ranges)
-        for epoch, buffer in zip(wanted, buffers, strict=True):
-            self.checkpoint(epoch).check_tensor(name, buffer)
+        pieces = [self.checkpoint(epoch).piece(name) for epoch in wanted]
+        specs = [piece.location.layout[name] for piece in pieces]
+        buffers = self._index.store.read(pieces)
         return torch.stack([decode_tensor(buffer, s.dtype, s.shape) for buffer, s in zip(buffers, specs, strict=True)])
 
     def _metrics(self, epoch: int) -> dict[str, Any]:

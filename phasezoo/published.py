@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 from phasezoo import settings
+from phasezoo.cache import cache_directory
 from phasezoo.errors import SourceNotSupportedError, WriteError, ZooNotFoundError
 from phasezoo.manifest import MANIFEST
 from phasezoo.registry import COMMIT, REPOSITORY, Entry
-from phasezoo.source import cache_directory, download, partial
+from phasezoo.source import download, partial_name
 
 # Of what `build` makes of a file: a new version builds indexes anew, from the file in the cache.
 VERSION = 1
@@ -45,7 +46,7 @@ def open_published(
         force_download: see `phasezoo.load`.
 
     Raises:
-        SourceNotSupportedError: there is no published table, or PHASEZOO_HUB asks for another source.
+        SourceNotSupportedError: there is no published table.
         ZooNotFoundError: the server has no such file, or the cache has none and may not ask.
         SourceError: the server cannot be reached.
         IntegrityError: the file is not the published one.
@@ -54,11 +55,6 @@ def open_published(
     """
     if entry.summary is None:
         raise SourceNotSupportedError(_no_source(entry))
-    if settings.hub():
-        raise SourceNotSupportedError(
-            f"PHASEZOO_HUB is {settings.hub()!r}, but this release cannot open zoos on the Hub yet. "
-            f"Unset it to open the published tables of {entry.name!r}, or load a local copy by its path."
-        )
     offline = local_files_only or settings.offline()
     if offline and force_download:
         raise ZooNotFoundError(
@@ -77,7 +73,7 @@ def open_published(
                 "fetch it. Load it once without."
             )
         # A mirror may hold another edition: then the server's own word on the size has to do.
-        fresh = partial(file.with_name(f"{entry.name}.csv"))
+        fresh = partial_name(file.with_name(f"{entry.name}.csv"))
         download(address(entry), fresh, nbytes=None if settings.mirror() else entry.summary.nbytes)
         try:
             _build(entry, fresh, index, replace=force_download)

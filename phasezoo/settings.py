@@ -12,6 +12,23 @@ def cache() -> str | None:
     return os.environ.get("PHASEZOO_CACHE") or None
 
 
+def cache_size() -> int | None:
+    """``PHASEZOO_CACHE_SIZE``: bytes that fetched weights and tables may take, such as ``50GB``; None means no limit.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    import re
+
+    text = os.environ.get("PHASEZOO_CACHE_SIZE", "").strip()
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.upper())
+    if match is None:
+        raise ValueError(f"PHASEZOO_CACHE_SIZE is {text!r}, which is no size. Write it like 500MB or 50GB.")
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
+
+
 def mirror() -> str | None:
     """``PHASEZOO_MIRROR``: address that serves the published tables in place of ``https://raw.githubusercontent.com``.
 
@@ -28,6 +45,15 @@ def hub() -> str | None:
 def data() -> str | None:
     """``PHASEZOO_DATA``: a directory with data sets, one folder each, such as ``cifar10``, laid out as on the Hub."""
     return os.environ.get("PHASEZOO_DATA") or None
+
+
+def endpoint() -> str:
+    """``HF_ENDPOINT``: address of the Hub.
+
+    >>> endpoint().startswith("http")
+    True
+    """
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def offline() -> bool:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from phasezoo.errors import FormatError
 from phasezoo.index import REQUIRED
 from phasezoo.manifest import MANIFEST, Manifest, Table
-from phasezoo.source import partial
+from phasezoo.source import partial_name
 
 # column -> (Arrow type, unit or None, description); a table may have more columns, which describe themselves.
 COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
@@ -197,7 +197,7 @@ def staged(out: Path) -> Iterator[Path]:
     Args:
         out: where the directory shall be; may exist if it is empty.
     """
-    staging = partial(out)
+    staging = partial_name(out)
     try:
         staging.mkdir(parents=True)
         yield staging

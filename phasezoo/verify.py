@@ -83,9 +83,10 @@ def verify(zoo: Zoo) -> Report:
 
 def _read_shard(index: Index, file: File) -> Iterator[shard.Written]:
     where = f"{index.source.url}/{file.path}"
-    data = index.source.read(file.path)
-    if len(data) != file.nbytes:
-        raise PhaseZooError(f"{where} has {len(data)} bytes, the manifest says {file.nbytes}.")
+    size = index.source.size(file.path)
+    if size != file.nbytes:
+        raise PhaseZooError(f"{where} has {size} bytes, the manifest says {file.nbytes}.")
+    data = index.source.read_ranges([(file.path, 0, size)])[0]
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise PhaseZooError(f"{where} does not have the sha256 that the manifest says.")
     return shard.scan(lambda start, stop: data[start:stop], len(data), where=where)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from phasezoo.download import Download
     from phasezoo.thresholds import Thresholds
 
 
@@ -48,6 +49,11 @@ class Zoo:
     def name(self) -> str:
         """Name of the zoo."""
         return self.manifest.name
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that is read, of a zoo on the Hub; None elsewhere."""
+        return self._index.revision
 
     @property
     def configs(self) -> datasets.Dataset:
@@ -152,6 +158,19 @@ class Zoo:
         spans = [self._index.span(name, row) for row in self._rows]
         slices = [table.slice(start, stop - start) for start, stop in spans]
         return pa.concat_tables(slices) if slices else table.slice(0, 0)
+
+    def download(
+        self,
+        *,
+        where: str | None = None,
+        epochs: Sequence[int | str] | None = None,
+        dry_run: bool = False,
+        max_workers: int = 8,
+    ) -> Download:
+        """Fetch checkpoints ahead of their use, for work offline; see `phasezoo.download.download`."""
+        from phasezoo.download import download
+
+        return download(self, where=where, epochs=epochs, dry_run=dry_run, max_workers=max_workers)
 
     def export(self, out: str | Path, *, layout: str = "ray") -> Path:
         """Write the models as the folders that existing code for model zoos reads; see `phasezoo.export.export`."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+# Read when huggingface_hub is imported: the stand-in for the Hub has no Xet, and nobody is to be told of the tests.
+os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import pyarrow as pa
 import pytest
@@ -63,13 +66,20 @@ def weights(width: int, seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Callable[..., Path]:
-    """Build a zoo of 2 widths x 2 learning rates x 2 seeds with checkpoints at epochs 0, 2, 5."""
+    """Build a zoo; by default of 2 widths x 2 learning rates x 2 seeds with checkpoints at epochs 0, 2, 5."""
 
-    def make(name: str = "small") -> Path:
+    def make(
+        name: str = "small",
+        *,
+        widths: Sequence[int] = (2, 4),
+        lrs: Sequence[float] = (0.1, 0.2),
+        seeds: Sequence[int] = (0, 1),
+        epochs: Sequence[int] = EPOCHS,
+    ) -> Path:
         configs, results, runs = [], [], []
-        for width in (2, 4):
-            for lr in (0.1, 0.2):
-                for seed in (0, 1):
+        for width in widths:
+            for lr in lrs:
+                for seed in seeds:
                     model_id = f"w{width}-lr{lr}-s{seed}"
                     configs.append(
                         {
@@ -87,7 +97,7 @@ def small(tmp_path: Path) -> Callable[..., Path]:
                     results += [{"model_id": model_id, "epoch": e, "test_acc": seed + e / 10} for e in range(6)]
                     layout = Layout.of_state_dict(weights(width, 0))
                     read = lambda epoch, width=width, seed=seed: weights(width, 100 * seed + epoch)  # noqa: E731
-                    runs.append(Run(model_id, f"w{width}-lr{lr}", layout, EPOCHS, read))
+                    runs.append(Run(model_id, f"w{width}-lr{lr}", layout, tuple(epochs), read))
         out = tmp_path / name
         write_zoo(out, draft(), configs=pa.Table.from_pylist(configs), results=pa.Table.from_pylist(results), runs=runs)
         return out

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import phasezoo
-from phasezoo import checkpoint
+from phasezoo import store
 from phasezoo.builders.pack import Run
 from phasezoo.builders.tables import index_tables, write_zoo
 from phasezoo.errors import FormatError, IntegrityError, MissingFileError, WriteError, ZooNotFoundError
@@ -24,7 +24,7 @@ from tests.conftest import draft, weights
 
 @pytest.fixture
 def path(small: Callable[..., Path]) -> Path:
-    checkpoint._verified.clear()
+    store._verified.clear()
     return small()
 
 
@@ -84,7 +84,7 @@ def test_a_flipped_byte_is_found_by_whole_and_by_partial_reads(path: Path) -> No
 def test_bytes_are_hashed_at_the_first_read_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = phasezoo.load(path)[0]
     model.checkpoint(0).state_dict()
-    monkeypatch.setattr(checkpoint.hashlib, "sha256", lambda data: pytest.fail("hashed again"))
+    monkeypatch.setattr(store.hashlib, "sha256", lambda data: pytest.fail("hashed again"))
     assert model.checkpoint(0).state_dict()
     assert model.checkpoint(0)["layers.0.bias"] is not None
 

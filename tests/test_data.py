@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,7 @@ from tests.data.make_datasets import (
     write_images,
     write_text,
 )
+from tests.hub import hub
 
 IDX = Path("/usr/share/datasets/fashion-mnist")
 every_image_set = pytest.mark.parametrize("name", KINDS)
@@ -83,29 +86,50 @@ def test_batches_are_normalised_as_published(name: str, places: Path) -> None:
     assert y.tolist() == labels_of_the_zoos(name, labels[[3, 1]])
 
 
-@every_image_set
-def test_on_the_hub_repository_configuration_and_splits_are_named_as_there(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_the_hub_come_the_files_that_are_needed_and_no_others(tmp_path: Path) -> None:
     repositories = {
         "cifar10": "uoft-cs/cifar10",
         "cifar100": "uoft-cs/cifar100",
         "svhn": "ufldl-stanford/svhn",
         "tinyimagenet": "zh-plus/tiny-imagenet",
         "fashion-mnist": "zalando-datasets/fashion_mnist",
+        "openwebtext": "Skylion007/openwebtext",
     }
-    written = write_images(tmp_path / "hub", name)
-    real = datasets.load_dataset
-
-    def redirected(path: str, *args: object, **options: object) -> object:
-        assert path == repositories[name]
-        return real(str(tmp_path / "hub" / name), *args, cache_dir=str(tmp_path / "hf"), **options)
-
-    monkeypatch.setattr("phasezoo.training.data.image_sets.local_folders", lambda *_: [])
-    monkeypatch.setattr(datasets, "load_dataset", redirected)
-    data = load_data(name)
-    assert np.array_equal(data.test.x.numpy(), list(written.values())[1][0].transpose(0, 3, 1, 2))
-    assert data.train.y.tolist() == labels_of_the_zoos(name, written["train"][1])
+    code = """if True:
+        import sys, torch
+        from phasezoo.training import data
+        data.image_sets.local_folders = lambda *_: []
+        loaded = {name: data.load_data(name) for name in sys.argv[2:]}
+        torch.save({name: [d.train.x, d.train.y, d.test.x, d.test.y] for name, d in loaded.items()}, sys.argv[1])
+        print(len(data.openwebtext(tokens=40).train))
+    """
+    with hub() as server:
+        expected = {}
+        for name, repository in repositories.items():
+            if name == "openwebtext":
+                write_text(tmp_path)
+            else:
+                extra = {"splits": ("train", "test", "extra")} if name == "svhn" else {}
+                expected[name] = write_images(tmp_path, name, **extra)
+            server.seed(repository, tmp_path / name)
+        write_byte_pairs(tmp_path / "pairs")
+        environment = {
+            **os.environ,
+            **server.environment(tmp_path / "home"),
+            **{"PHASEZOO_DATA": str(tmp_path / "pairs"), "PHASEZOO_CACHE": str(tmp_path / "cache")},
+        }
+        command = [sys.executable, "-c", code, str(tmp_path / "loaded.pt"), *expected]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        fetched = {str(path) for path in server.asked("GET .*parquet")}
+    assert len(fetched) >= 2 * len(expected)
+    assert not [path for path in fetched if "extra" in path], "SVHN has a third split of 1 GB"
+    assert result.stdout.split() == ["39"]
+    for name, tensors in torch.load(tmp_path / "loaded.pt").items():
+        train, test, *_ = expected[name].values()
+        for (images, labels), x, y in ((train, *tensors[:2]), (test, *tensors[2:])):
+            assert np.array_equal(x.numpy(), images.transpose(0, 3, 1, 2))
+            assert y.tolist() == labels_of_the_zoos(name, labels)
 
 
 def test_several_parquet_files_of_a_split_are_read_in_order_and_other_configurations_are_not(places: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import phasezoo
+from phasezoo.builders.card import card
 from phasezoo.sensitivity import stability
 from phasezoo.training.data import load_data
 from phasezoo.training.grid import train_grid
@@ -74,6 +76,11 @@ def test_the_card_names_its_weak_points(embedded_path: Path) -> None:
     card = (embedded_path / "README.md").read_text()
     for word in ("unit death", "matter of degree", "did not reproduce", "budget"):
         assert word in card
+
+
+def test_its_card_is_the_one_that_the_builder_writes_today(zoo: phasezoo.Zoo, embedded_path: Path) -> None:
+    tables = {name: pq.read_table(embedded_path / file.path) for name, file in zoo.manifest.tables.items()}
+    assert (embedded_path / "README.md").read_text() == card(zoo.manifest, tables)
 
 
 def tiny_recipe():

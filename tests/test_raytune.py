@@ -20,7 +20,7 @@ import torch
 import phasezoo
 from phasezoo.builders.build import build_zoo
 from phasezoo.builders.raytune import Built, build_raytune
-from phasezoo.errors import FormatError, IntegrityError, SourceError, WriteError, ZooNotFoundError
+from phasezoo.errors import FormatError, SourceError, WriteError, ZooNotFoundError
 from phasezoo.nets import build
 from phasezoo.verify import verify
 from tests import raw_zoo
@@ -347,7 +347,7 @@ def test_sources_that_are_nothing_say_so(tmp_path: Path) -> None:
 def test_servers_that_cannot_serve_ranges_say_so(raw, tmp_path: Path) -> None:
     pack_zip(raw[0], tmp_path / "zoo.zip", zipfile.ZIP_STORED)
     with serve(tmp_path, ranges=False) as server:
-        with pytest.raises(IntegrityError, match=r"does not support ranges"):
+        with pytest.raises(SourceError, match=r"does not support ranges"):
             build_zoo(f"{server.url}/zoo.zip", tmp_path / "out")
         with pytest.raises(ZooNotFoundError, match=r"no file at http"):
             build_zoo(f"{server.url}/none.zip", tmp_path / "out")

@@ -23,7 +23,7 @@ class ImageSet:
     Attributes:
         title: name for people.
         repository: data set on the Hub.
-        config: its configuration there; also the folder that holds its files, if there is one of that name.
+        folder: where its Parquet files lie there.
         image: column of the images.
         label: column of the labels.
         test: name of the split for testing.
@@ -38,7 +38,7 @@ class ImageSet:
 
     title: str
     repository: str
-    config: str
+    folder: str
     image: str = "image"
     label: str = "label"
     test: str = "test"
@@ -56,7 +56,7 @@ IMAGE_SETS: dict[str, ImageSet] = {
     "cifar10": ImageSet(
         title="CIFAR-10",
         repository="uoft-cs/cifar10",
-        config="plain_text",
+        folder="plain_text",
         image="img",
         shape=(3, 32, 32),
         classes=10,
@@ -66,7 +66,7 @@ IMAGE_SETS: dict[str, ImageSet] = {
     "cifar100": ImageSet(
         title="CIFAR-100",
         repository="uoft-cs/cifar100",
-        config="cifar100",
+        folder="cifar100",
         image="img",
         label="fine_label",
         shape=(3, 32, 32),
@@ -77,7 +77,7 @@ IMAGE_SETS: dict[str, ImageSet] = {
     "svhn": ImageSet(
         title="SVHN, cropped digits",
         repository="ufldl-stanford/svhn",
-        config="cropped_digits",
+        folder="cropped_digits",
         shape=(3, 32, 32),
         classes=10,
         mean=(0.4377, 0.4438, 0.4728),
@@ -86,7 +86,7 @@ IMAGE_SETS: dict[str, ImageSet] = {
     "tinyimagenet": ImageSet(
         title="TinyImageNet",
         repository="zh-plus/tiny-imagenet",
-        config="default",
+        folder="data",
         test="valid",
         shape=(3, 64, 64),
         classes=200,
@@ -97,7 +97,7 @@ IMAGE_SETS: dict[str, ImageSet] = {
     "fashion-mnist": ImageSet(
         title="Fashion-MNIST",
         repository="zalando-datasets/fashion_mnist",
-        config="fashion_mnist",
+        folder="fashion_mnist",
         shape=(1, 28, 28),
         classes=10,
         mean=(0.2860,),
@@ -130,7 +130,7 @@ def images(name: str) -> Data:
 def _split(name: str, found: ImageSet, split: str) -> Split:
     tried = []
     for folder in local_folders(name, found):
-        if parquet := parquet_files(folder, split, config=found.config):
+        if parquet := parquet_files(folder / found.folder, split) or parquet_files(folder, split):
             return _decoded(found, split, _parquet(parquet), str(folder))
         if idx := _idx_files(folder, split):
             return _checked(found, split, *(read_idx(path) for path in idx), where=str(folder))
@@ -139,7 +139,7 @@ def _split(name: str, found: ImageSet, split: str) -> Split:
         rows = _hub(found, split)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataNotFoundError(missing(name, found.title, found.repository, tried, error, found.package)) from None
-    return _decoded(found, split, rows, found.repository)
+    return _decoded(found, split, rows, f"the Hub's {found.repository}")
 
 
 def local_folders(name: str, found: ImageSet | None = None) -> list[Path]:
@@ -148,15 +148,9 @@ def local_folders(name: str, found: ImageSet | None = None) -> list[Path]:
     return places + ([Path(found.idx)] if found and found.idx else [])
 
 
-def parquet_files(folder: Path, split: str, *, config: str) -> list[str]:
-    """Return the Parquet files of a split in a copy of a repository of the Hub, in the order of their names.
-
-    They lie in a folder with the name of the configuration, in ``data``, or at the top.
-    """
-    for place in (folder / config, folder / "data", folder):
-        if paths := sorted(str(path) for path in place.glob(f"{split}-*.parquet")):
-            return paths
-    return []
+def parquet_files(folder: Path, split: str) -> list[str]:
+    """Return the Parquet files of a split in a directory, in the order of their names."""
+    return sorted(map(str, folder.glob(f"{split}-*.parquet")))
 
 
 def missing(
@@ -187,13 +181,15 @@ def _parquet(paths: Sequence[str]) -> Any:
     import datasets
 
     # Streamed: the rows are read once, and the library would copy them into its cache first.
-    return datasets.load_dataset("parquet", data_files={"all": list(paths)}, split="all", streaming=True)
+    return datasets.load_dataset("parquet", data_files={"rows": list(paths)}, split="rows", streaming=True)
 
 
 def _hub(found: ImageSet, split: str) -> Any:
     import datasets
 
-    return datasets.load_dataset(found.repository, found.config, split=split)
+    # By file, not by configuration, all of whose splits the library would fetch: SVHN has another one of 1 GB.
+    files = {split: f"{found.folder}/{split}-*.parquet"}
+    return datasets.load_dataset(found.repository, data_files=files, split=split)
 
 
 def _decoded(found: ImageSet, split: str, rows: Any, where: str) -> Split:

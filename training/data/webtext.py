@@ -13,13 +13,15 @@ from typing import Any
 import torch
 
 from phasezoo import settings
+from phasezoo.cache import cache_directory
 from phasezoo.errors import DataNotFoundError, DependencyError, FormatError
 from phasezoo.progress import bar
-from phasezoo.source import cache_directory, partial
+from phasezoo.source import partial_name
 from phasezoo.training.data.image_sets import local_folders, missing, parquet_files
 from phasezoo.training.data.text import Text
 
-REPOSITORY, CONFIG, COLUMN = "Skylion007/openwebtext", "plain_text", "text"
+REPOSITORY, COLUMN = "Skylion007/openwebtext", "text"
+FOLDERS = ("plain_text", "data", ".")  # where its Parquet files may lie
 TOKENIZER = "openai-community/gpt2"
 SEPARATOR = "<|endoftext|>"
 VOCAB = 50257
@@ -48,7 +50,7 @@ def openwebtext(*, tokens: int = TOKENS) -> Text:
         FormatError: the files hold no text.
     """
     folder = next(iter(local_folders("openwebtext")), None)
-    paths = parquet_files(folder, "train", config=CONFIG) if folder else []
+    paths = next((found for f in FOLDERS if folder and (found := parquet_files(folder / f, "train"))), [])
     files = [*(paths or [REPOSITORY]), *(_tokenizer_files() or [TOKENIZER])]
     origin = [(str(f), os.path.getsize(f), os.path.getmtime(f)) if os.path.isfile(f) else f for f in files]
     key = hashlib.sha256(json.dumps([origin, tokens]).encode()).hexdigest()[:16]
@@ -120,9 +122,9 @@ def _documents(paths: list[str]) -> Iterator[str]:
 
     rows: Any
     if paths:
-        rows = datasets.load_dataset("parquet", data_files={"all": paths}, split="all", streaming=True)
+        rows = datasets.load_dataset("parquet", data_files={"rows": paths}, split="rows", streaming=True)
     else:
-        rows = datasets.load_dataset(REPOSITORY, CONFIG, split="train", streaming=True)
+        rows = datasets.load_dataset(REPOSITORY, split="train", streaming=True)
     for row in rows:
         if not isinstance(row.get(COLUMN), str):
             raise FormatError(f"the rows have no text in a column {COLUMN!r}, but columns {', '.join(row)}.")
@@ -150,7 +152,7 @@ def _keep(text: Text, path: Path) -> None:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = partial(path)
+    unfinished = partial_name(path)
     try:
         tensors = {"train": text.train.clone(), "test": text.test.clone()}
         save_file(tensors, unfinished, metadata={"vocab": str(text.vocab), "sha256": text.sha256})

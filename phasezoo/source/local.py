@@ -1,0 +1,113 @@
+"""Zoos and files on this machine's disks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from phasezoo.errors import IntegrityError, MissingFileError, ZooNotFoundError
+from phasezoo.manifest import MANIFEST
+
+
+def ignore(place: int, data: memoryview) -> None:
+    """Do nothing with a range that was read."""
+
+
+class LocalSource:
+    """A zoo in a directory.
+
+    Files are read, not memory-mapped: network file systems stall or raise SIGBUS under a map.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.url = str(self.root)
+        if not (self.root / MANIFEST).is_file():
+            what = "does not exist" if not self.root.exists() else f"holds no {MANIFEST}"
+            raise ZooNotFoundError(
+                f"no zoo at {self.url}: it {what}. Give the directory that contains {MANIFEST}, "
+                "or one of the names that `phasezoo list` prints."
+            )
+
+    def read(self, path: str) -> memoryview:
+        """Read a whole file."""
+        return self._read(path, 0, self.size(path))
+
+    def read_ranges(
+        self, ranges: Sequence[tuple[str, int, int]], *, done: Callable[[int, memoryview], object] = ignore
+    ) -> list[memoryview]:
+        """Read byte ranges (path, start, stop) in order."""
+        results = []
+        for i, span in enumerate(ranges):
+            results.append(self._read(*span))
+            done(i, results[i])
+        return results
+
+    def size(self, path: str) -> int:
+        """Return the length of a file in bytes."""
+        try:
+            return (self.root / path).stat().st_size
+        except OSError as error:
+            raise self._missing(path, error) from None
+
+    def local(self, path: str) -> Path | None:
+        """Return the file's place on disk."""
+        return self.root / path
+
+    def _read(self, path: str, start: int, stop: int) -> memoryview:
+        try:
+            buffer, got = read_bytes(self.root / path, start, stop)
+        except OSError as error:
+            raise self._missing(path, error) from None
+        if got != len(buffer):
+            raise IntegrityError(
+                f"{self.url}/{path} is cut short: bytes {start} to {stop} were asked, the file ends at {start + got}. "
+                "Copy the file again; `phasezoo verify` lists all damaged files."
+            )
+        return buffer
+
+    def _missing(self, path: str, error: OSError) -> MissingFileError:
+        return MissingFileError(
+            f"cannot read {self.url}/{path}, which {MANIFEST} names: {error.strerror}. "
+            "Copy the zoo again; `phasezoo verify` lists all missing files."
+        )
+
+
+class LocalRanges:
+    """A file on disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self.url = str(self.path)
+        if not self.path.is_file():
+            raise ZooNotFoundError(f"no file at {self.url}. Check the path.")
+        self.size = self.path.stat().st_size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return exactly the bytes from start to stop."""
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(start)
+            data = file.read(stop - start)
+        if len(data) != stop - start:
+            raise IntegrityError(
+                f"{self.url} is cut short: bytes {start} to {stop} were asked, the file ends at {start + len(data)}. "
+                "Download it again."
+            )
+        return data
+
+
+def read_bytes(path: Path, start: int, stop: int) -> tuple[memoryview, int]:
+    """Return a buffer for the bytes from start to stop, and how many of them the file had."""
+    import numpy as np
+
+    # np.empty, not bytearray: a bytearray is zeroed first, which touches every page twice.
+    buffer = np.empty(max(0, stop - start), dtype=np.uint8).data
+    got = 0
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        while got < len(buffer):
+            n = file.readinto(buffer[got:])
+            if not n:
+                break
+            got += n
+    return buffer, got

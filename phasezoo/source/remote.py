@@ -1,0 +1,225 @@
+"""Zoos and files elsewhere: ranges are coalesced, read at the same time, and asked for again where that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from phasezoo.errors import IntegrityError, MissingFileError, SourceError, ZooNotFoundError
+from phasezoo.source.fs import FsFiles
+from phasezoo.source.http import HttpFiles
+from phasezoo.source.local import ignore
+from phasezoo.source.transfer import Traffic, insist
+
+CONCURRENT = 8
+GAP = 2**20  # bytes between two ranges that may be read along
+WASTE = 0.4  # of the useful bytes, at most, are read along
+LONGEST = 16 * 2**20  # of a coalesced range: what is longer is faster as several at the same time
+
+
+Item = TypeVar("Item")
+
+
+class Files(Protocol):
+    """Files below one address; each call is one request and may raise `Transient`."""
+
+    url: str
+    traffic: Traffic
+
+    def address(self, path: str) -> str:
+        """Return the address of a file."""
+        ...
+
+    def size(self, path: str) -> int:
+        """Return the length of a file in bytes."""
+        ...
+
+    def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes from start to stop, or the whole file."""
+        ...
+
+
+class NoFiles:
+    """An address that may not be asked: only what the cache holds is there."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.traffic = Traffic()
+
+    def address(self, path: str) -> str:
+        """Return the address of a file."""
+        return f"{self.url}/{path}" if path else self.url
+
+    def size(self, path: str) -> int:
+        """Refuse."""
+        raise self._refused(path)
+
+    def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Refuse."""
+        raise self._refused(path)
+
+    def _refused(self, path: str) -> SourceError:
+        return SourceError(
+            f"{self.address(path)} is not, or not wholly, in the cache, and local_files_only (or HF_HUB_OFFLINE) "
+            "forbids to fetch it. Read or `phasezoo download` it once without."
+        )
+
+
+@dataclass
+class Group:
+    """Ranges of one file that are read by one request; `members` are their places in what was asked."""
+
+    path: str
+    start: int
+    stop: int
+    useful: int
+    members: list[int] = field(default_factory=list)
+
+
+def coalesce(ranges: Sequence[tuple[str, int, int]]) -> list[Group]:
+    """Join neighbouring ranges, as long as the bytes between them are few.
+
+    >>> [(g.start, g.stop, g.members) for g in coalesce([("a", 100, 200), ("a", 0, 90), ("a", 5000, 5001)])]
+    [(0, 200, [1, 0]), (5000, 5001, [2])]
+    """
+    groups: list[Group] = []
+    for i in sorted(range(len(ranges)), key=ranges.__getitem__):
+        path, start, stop = ranges[i]
+        last = groups[-1] if groups else None
+        if last is not None and last.path == path:
+            joined, new = max(stop, last.stop) - last.start, max(0, stop - max(start, last.stop))
+            useful = last.useful + new
+            overlap = start < last.stop
+            if overlap or (start - last.stop <= GAP and joined <= LONGEST and joined - useful <= WASTE * useful):
+                last.stop, last.useful = max(stop, last.stop), useful
+                last.members.append(i)
+                continue
+        groups.append(Group(path, start, stop, stop - start, [i]))
+    return groups
+
+
+class RemoteSource:
+    """A zoo below an address."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.url = files.url
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was asked of the server so far."""
+        return self.files.traffic
+
+    def read(self, path: str) -> memoryview:
+        """Read a whole file."""
+        what = f"read {self.files.address(path)}"
+        return memoryview(insist(lambda: b"".join(self.files.stream(path)), what=what, traffic=self.traffic))
+
+    def read_ranges(
+        self, ranges: Sequence[tuple[str, int, int]], *, done: Callable[[int, memoryview], object] = ignore
+    ) -> list[memoryview]:
+        """Read byte ranges (path, start, stop), several at the same time, neighbours together."""
+        results: list[memoryview] = [memoryview(b"")] * len(ranges)
+        groups = coalesce(ranges)
+
+        def fetch(group: Group) -> None:
+            buffer = read_range(self.files, group.path, group.start, group.stop)
+            for i in group.members:
+                results[i] = buffer[ranges[i][1] - group.start : ranges[i][2] - group.start]
+                done(i, results[i])
+
+        each(fetch, groups, workers=CONCURRENT)
+        return results
+
+    def size(self, path: str) -> int:
+        """Return the length of a file in bytes."""
+        return insist(
+            lambda: self.files.size(path), what=f"ask for the size of {self.files.address(path)}", traffic=self.traffic
+        )
+
+    def local(self, path: str) -> Path | None:
+        """Return None: the file is not on this machine."""
+        return None
+
+
+def read_range(files: Files, path: str, start: int, stop: int) -> memoryview:
+    """Read the bytes from start to stop; after a cut, only what is missing is asked for again."""
+    import numpy as np
+
+    buffer = np.empty(stop - start, dtype=np.uint8).data
+    got = 0
+
+    def attempt() -> None:
+        nonlocal got
+        if got == len(buffer):
+            return
+        for chunk in files.stream(path, start + got, stop):
+            if len(chunk) > len(buffer) - got:
+                raise IntegrityError(f"{files.address(path)} sends more than bytes {start} to {stop} that were asked.")
+            buffer[got : got + len(chunk)] = chunk
+            got += len(chunk)
+
+    insist(attempt, what=f"read bytes {start} to {stop} of {files.address(path)}", traffic=files.traffic)
+    return buffer
+
+
+def each(call: Callable[[Item], object], items: Sequence[Item], *, workers: int) -> None:
+    """Call a function on every item, several at the same time; the first error ends it."""
+    from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+    if len(items) <= 1 or workers == 1:
+        for item in items:
+            call(item)
+        return
+    pool = ThreadPoolExecutor(min(workers, len(items)))
+    try:
+        done, _ = wait([pool.submit(call, item) for item in items], return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+    finally:  # after an error or an interrupt, what has not begun does not begin
+        pool.shutdown(cancel_futures=True)
+
+
+class RangeFile(Protocol):
+    """One file, anywhere, read by byte range."""
+
+    url: str
+    size: int
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return exactly the bytes from start to stop."""
+        ...
+
+
+class RemoteRanges:
+    """A file behind an address; every read is one range request."""
+
+    def __init__(self, files: Files, path: str = "") -> None:
+        self._files, self._path = files, path
+        self.url = files.address(path)
+        try:
+            self.size = insist(lambda: files.size(path), what=f"open {self.url}", traffic=files.traffic)
+        except MissingFileError as error:
+            raise ZooNotFoundError(str(error)) from None
+        if not self.size:
+            raise SourceError(f"{self.url} is empty. Check the address.")
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return exactly the bytes from start to stop."""
+        return bytes(read_range(self._files, self._path, start, stop))
+
+
+def files_at(url: str, *, storage_options: dict[str, object] | None = None) -> Files:
+    """Return the files below an http(s) address or any other that fsspec knows."""
+    if url.startswith(("http://", "https://")):
+        options = dict(storage_options or {})
+        headers = options.pop("headers", {})
+        if options or not isinstance(headers, dict):
+            raise SourceError(
+                f"storage_options of {url} may hold 'headers' (names and values) only; got "
+                f"{sorted(storage_options or {})}."
+            )
+        return HttpFiles(url, headers=headers, hint="Give storage_options={'headers': {...}} if it wants a key.")
+    return FsFiles(url, storage_options=storage_options)
