@@ -15,12 +15,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from phasezoo.training.data import Split
-from phasezoo.training.population.grouped import ALIGNED, group, member_state
+from phasezoo.training.population.grouped import group, member_state
+from phasezoo.training.population.padding import ALIGNED, padded
 
-# Batch normalisation rounds the last channels of a row differently where they do not fill a vector register, and
-# a convolution of one group is another kernel than one of many. So there are at least two groups, and as many as make
-# the channels of each normalisation a multiple of this; copies of the last member, which nobody sees, fill up.
-ALIGNED = 16
 EVALUATED = 256  # samples at once in `evaluate`
 
 
@@ -55,6 +52,8 @@ class ConvPopulation:
     def __init__(self, nets: Sequence[nn.Module], *, weight_decay: float) -> None:
         self.size, self.weight_decay = len(nets), weight_decay
         channels = [module.num_features for module in nets[0].modules() if isinstance(module, nn.BatchNorm2d)]
+        # A convolution of one group is another kernel than one of many, and batch normalisation rounds channels that do
+        # not fill a register differently. Copies of the last member, which nobody sees, fill up.
         groups = max(2, self.size)
         while any(groups * n % ALIGNED for n in channels):
             groups += 1
@@ -62,7 +61,7 @@ class ConvPopulation:
         self._like = copy.deepcopy(nets[0]).to("meta")
         self.net = group([*nets, *[nets[-1]] * self._fill])
         parameters = list(self.net.parameters())
-        lengths = [p.numel() + -p.numel() % ALIGNED for p in parameters]
+        lengths = [padded(p.numel()) for p in parameters]
         self.params = parameters[0].new_zeros(sum(lengths), requires_grad=False)
         self.grads, self.buffer = torch.zeros_like(self.params), torch.zeros_like(self.params)
         self._moves: list[tuple[torch.Tensor, torch.Tensor]] = []  # parameter and momentum of each layer, [groups, n]

@@ -16,14 +16,10 @@ from torch import nn
 from torch.nn.functional import pad
 
 from phasezoo.nets.layer import layer
+from phasezoo.training.population.padding import padded
 
 # Layers that treat every channel alike and apart from the others.
 CHANNELWISE = (nn.ReLU, nn.Identity, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-
-
-# Products and sums over a batch round differently at different alignments, so that a member's numbers would depend on
-# its place. Sizes are padded with zeros to this many floats (64 bytes).
-ALIGNED = 16
 
 
 class GroupedLinear(nn.Module):
@@ -42,8 +38,8 @@ class GroupedLinear(nn.Module):
             h = torch.cat([h, h.new_ones(*h.shape[:2], 1)], 2)
             weight = torch.cat([weight, self.bias.unsqueeze(2)], 2)
         n_out, n_in = weight.shape[1:]
-        h = pad(h, (0, -n_in % ALIGNED))
-        weight = pad(weight, (0, -n_in % ALIGNED, 0, -n_out % ALIGNED))
+        h = pad(h, (0, padded(n_in) - n_in))
+        weight = pad(weight, (0, padded(n_in) - n_in, 0, padded(n_out) - n_out))
         return torch.bmm(h, weight.transpose(1, 2))[..., :n_out].transpose(0, 1).flatten(1)
 
 
