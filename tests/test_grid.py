@@ -15,12 +15,16 @@ import torch
 import phasezoo
 from phasezoo.errors import FilterError, MeasureError, WriteError
 from phasezoo.tables import write_table
+from phasezoo.training.data import load_data
 from phasezoo.training.estimate import estimate
 from phasezoo.training.grid import train_grid
+from phasezoo.training.journal import Journal
 from phasezoo.training.recheck import VERIFIED, recheck, summary
 from phasezoo.training.recipe import Recipe
 from phasezoo.training.recipes import names, recipe
+from phasezoo.training.run import groups, run
 from phasezoo.training.smoke import smoke
+from phasezoo.training.train import train
 from phasezoo.verify import verify
 from tests.test_raytune import hashes
 
@@ -136,6 +140,26 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(trained: Path, t
     train_grid(small(), out)
     assert hashes(out) == hashes(trained), f"killed after epoch {at}"
     assert [path.name for path in tmp_path.iterdir()] == ["zoo"]
+
+
+def test_a_population_of_pinns_goes_on_and_does_what_the_loop_does(tmp_path: Path) -> None:
+    short = small("pinn-convection-mini", passes=5, samples=None, checkpoint_epochs=(0, 1, 2))
+    whole = train_grid(short, tmp_path / "whole")
+    (group, _) = groups(short, short.trials())
+    records = tmp_path / ".cut.partial" / ".records"
+    epochs = run(group, recipe=short, records=str(records))
+    assert [next(epochs), next(epochs)] == [0, 1]
+    epochs.close()
+    assert list(run(group, recipe=short, records=str(records))) == [2]
+    zoo = phasezoo.load(tmp_path / "whole")
+    assert whole.tables["configs"].rows == 8
+    for trial in group:
+        journal, model = Journal(records / trial.model_id), zoo[trial.model_id]
+        *_, alone = train(short, trial, load_data("convection"))
+        for name, tensor in model.checkpoint(2).state_dict().items():
+            assert torch.equal(journal.weights(2)[name], tensor)
+            torch.testing.assert_close(alone.state_dict()[name], tensor, rtol=0, atol=1e-5)
+        assert journal.results()[2] == {k: v for k, v in model.results.to_pylist()[2].items() if k in alone.metrics}
 
 
 @pytest.mark.slow

@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import torch
 
+from phasezoo.nets import build
+from phasezoo.nets.mlp import MLP
 from phasezoo.training.data import Convection, Data, Text, load_data
 from phasezoo.training.journal import Journal
-from phasezoo.training.population import Member
+from phasezoo.training.population import Member, PinnPopulation
 from phasezoo.training.population import train as train_population
 from phasezoo.training.recipe import Recipe, Trial
-from phasezoo.training.train import Precision, Protocol, train
+from phasezoo.training.train import Precision, Protocol, save, train
+
+Populate = Callable[[Sequence[Trial], Sequence[Journal], Recipe, Data | Text | Convection], Iterator[int]]
 
 
 def groups(recipe: Recipe, trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:
     """Cut a grid into what is trained at once: populations where members can share every step, else single trials.
 
     >>> from phasezoo.training.recipes import recipe
-    >>> [len(groups(recipe(name), recipe(name).trials())) for name in ("mlp-digits", "resnet18-cifar10")]
-    [11, 192]
+    >>> found = {name: groups(recipe(name), recipe(name).trials()) for name in ("mlp-digits", "pinn-convection")}
+    >>> {name: (len(parts), len(parts[0])) for name, parts in found.items()}
+    {'mlp-digits': (11, 24), 'pinn-convection': (14, 50)}
     """
-    if not _populates(recipe):
+    if population_of(recipe) is None:
         return [(trial,) for trial in trials]
-    together: dict[tuple[str, int], list[Trial]] = {}
+    together: dict[tuple[float, str, int], list[Trial]] = {}
     for trial in trials:
-        together.setdefault((trial.architecture_config, trial.batch_size), []).append(trial)
+        together.setdefault((trial.load, trial.architecture_config, trial.batch_size), []).append(trial)
     return [tuple(group) for group in together.values()]
 
 
-def _populates(recipe: Recipe) -> bool:
-    """Population or loop: is there a population that does what the recipe says?"""
-    plain = recipe.schedule.kind == "constant" and recipe.clip is None and recipe.passes == 1
-    return (
-        plain
-        and recipe.architecture == "mlp"
-        and recipe.architecture_config.get("activation", "relu") == "relu"
-        and recipe.optimizer == "sgd"
-        and recipe.metrics == "evaluated"
-        and recipe.task == "classification"
-        and not (recipe.micro_batch or recipe.augmentation or recipe.label_smoothing)
-    )
+def population_of(recipe: Recipe) -> Populate | None:
+    """Population or loop: return what trains many models as a recipe says, None if only a loop does."""
+    activation = recipe.architecture_config.get("activation", "relu")
+    plain = recipe.schedule.kind == "constant" and recipe.clip is None and recipe.metrics == "evaluated"
+    if recipe.architecture != "mlp" or not plain or recipe.micro_batch:
+        return None
+    pinn = recipe.task == "pde" and activation == "tanh" and recipe.optimizer == "adam" and not recipe.weight_decay
+    if pinn and recipe.batch_size == 0:
+        return _pinns
+    classifier = recipe.task == "classification" and activation == "relu" and recipe.optimizer == "sgd"
+    unchanged = recipe.passes == 1 and not (recipe.augmentation or recipe.label_smoothing or recipe.samples)
+    return _perceptrons if classifier and unchanged else None
 
 
 def run(
@@ -59,7 +65,8 @@ def run(
 ) -> Iterator[int]:
     """Train a group on what its journals lack, yielding each epoch that was finished.
 
-    A single trial goes on behind its last finished epoch; a population starts again if it was stopped.
+    A trial goes on behind its last finished epoch, and so do PINNs; a population of perceptrons, which takes seconds,
+    starts again.
 
     Args:
         group: trials, as `groups` puts them together.
@@ -77,9 +84,8 @@ def run(
     threads = torch.get_num_threads()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # two threads stall where cores are shared
     try:
-        if _populates(recipe):
-            assert isinstance(data, Data)
-            yield from _population(group, journals, recipe, data)
+        if populate := population_of(recipe):
+            yield from populate(group, journals, recipe, data)
         else:
             yield from _single(group[0], journals[0], recipe, data, protocol, precision, compiled)
     finally:
@@ -113,7 +119,10 @@ def _single(
         yield state.epoch
 
 
-def _population(group: Sequence[Trial], journals: Sequence[Journal], recipe: Recipe, data: Data) -> Iterator[int]:
+def _perceptrons(
+    group: Sequence[Trial], journals: Sequence[Journal], recipe: Recipe, data: Data | Text | Convection
+) -> Iterator[int]:
+    assert isinstance(data, Data)
     members = [Member(trial.seed, trial.lr) for trial in group]
     for state in train_population(
         members,
@@ -124,11 +133,50 @@ def _population(group: Sequence[Trial], journals: Sequence[Journal], recipe: Rec
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     ):
-        kept = state.epoch in recipe.checkpoint_epochs
-        for i, journal in enumerate(journals):
-            metrics = {name: values[i] for name, values in state.metrics.items()}
-            journal.write(state.epoch, metrics, state.population.state_dict(i) if kept else None)
+        _record(journals, recipe, state.epoch, state.metrics, state.population.state_dict)
         yield state.epoch
+
+
+def _pinns(
+    group: Sequence[Trial], journals: Sequence[Journal], recipe: Recipe, data: Data | Text | Convection
+) -> Iterator[int]:
+    assert isinstance(data, Convection)
+    nets = []
+    for trial in group:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(trial.seed)
+            nets.append(cast(MLP, build(trial.architecture, **trial.arguments)))
+    beta, lr = torch.tensor([[trial.beta or 0.0, trial.lr] for trial in group]).unbind(1)
+    population = PinnPopulation(nets, points=data, beta=beta, betas=recipe.betas)
+    parts = {"params": population.params, "mean": population.mean, "square": population.square}
+    state = journals[0].state  # of all members
+    first = _epoch_of(state) + 1
+    if first and all(journal.covers(first - 1, recipe.checkpoint_epochs) for journal in journals):
+        kept = torch.load(state, weights_only=True)
+        population.steps = kept["steps"]
+        for name, tensor in parts.items():
+            tensor.copy_(kept[name])
+    else:
+        first = 0
+    for epoch in range(first, recipe.epochs + 1):
+        for _ in range(recipe.passes if epoch else 0):
+            population.step(lr)
+        metrics = {name: values.tolist() for name, values in population.evaluate().items()}
+        _record(journals, recipe, epoch, metrics, population.state_dict)
+        save({"epoch": epoch, "steps": population.steps, **parts}, state)
+        yield epoch
+
+
+def _record(
+    journals: Sequence[Journal],
+    recipe: Recipe,
+    epoch: int,
+    metrics: Mapping[str, Sequence[float]],
+    state_dict: Callable[[int], dict[str, torch.Tensor]],
+) -> None:
+    for i, journal in enumerate(journals):
+        kept = state_dict(i) if epoch in recipe.checkpoint_epochs else None
+        journal.write(epoch, {name: values[i] for name, values in metrics.items()}, kept)
 
 
 def _epoch_of(state: Path) -> int:

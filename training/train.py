@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,14 @@ class Epoch:
 
     def save(self, path: Path) -> None:
         """Write what a run needs to go on behind this epoch; the file appears under its name when it is complete."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        torch.save({"epoch": self.epoch, **self.run.state()}, temporary)
-        os.replace(temporary, path)
+        save({"epoch": self.epoch, **self.run.state()}, path)
+
+
+def save(content: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain values; the file appears under its name only when it is complete."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    torch.save(dict(content), temporary)
+    os.replace(temporary, path)
 
 
 @dataclass
