@@ -170,6 +170,14 @@ def test_every_standard_column_is_on_the_page() -> None:
     assert {name for table in generate.SECTIONS for name in generate.standard_columns(table)} == set(COLUMNS)
 
 
+def test_findings_that_pages_name_exist() -> None:
+    named = re.findall(r"[Ff]indings? ((?:\(?`[a-z-]+`(?:, | and )?)+)", (DOCS / "differences.md").read_text())
+    kinds = {kind for text in named for kind in re.findall(r"`([a-z-]+)`", text)}
+    code = "".join(path.read_text() for home in ("phasezoo", "builders") for path in (ROOT / home).rglob("*.py"))
+    assert len(kinds) > 5
+    assert not [kind for kind in kinds if f'"{kind}"' not in code]
+
+
 # Links
 
 
