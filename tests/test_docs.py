@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import hashlib
 import importlib
 import json
@@ -176,6 +177,12 @@ def test_findings_that_pages_name_exist() -> None:
     code = "".join(path.read_text() for home in ("phasezoo", "builders") for path in (ROOT / home).rglob("*.py"))
     assert len(kinds) > 5
     assert not [kind for kind in kinds if f'"{kind}"' not in code]
+
+
+def test_examples_of_the_scripts_run() -> None:
+    assert doctest.testmod(generate).failed == 0
+    pytest.importorskip("griffe", reason="the API pages need mkdocstrings")
+    assert doctest.testmod(importlib.import_module("doctests")).failed == 0
 
 
 # Links

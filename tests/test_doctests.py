@@ -78,7 +78,10 @@ def test_examples_run(name: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr.decode()
 
 
-@pytest.mark.parametrize("name", [p.name for p in sorted((ROOT / "benchmarks").glob("*.py")) if p.name != "timing.py"])
+BENCHMARKS = [p.name for p in sorted((ROOT / "benchmarks").glob("*.py")) if p.stem not in ("timing", "table")]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_benchmarks_run_small(name: str) -> None:
     script = ROOT / "benchmarks" / name
     result = subprocess.run([sys.executable, script, "--small"], capture_output=True, text=True, check=False)

@@ -11,17 +11,10 @@ EXAMPLE = re.compile(r"^>>> .*?(?=\n[ \t]*\n|\Z)", flags=re.DOTALL | re.MULTILIN
 
 
 def fenced(text: str) -> str:
-    """Put fences around every example, which ends at an empty line.
+    r"""Put fences around every example, which ends at an empty line.
 
-    >>> print(fenced("Add.\\n\\n>>> 1 + 1\\n2\\n\\nThat is all."))
-    Add.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
-    <BLANKLINE>
-    That is all.
+    >>> fenced("Add.\n\n>>> 1 + 1\n2\n\nThat is all.").splitlines()
+    ['Add.', '', '```pycon', '>>> 1 + 1', '2', '```', '', 'That is all.']
     """
     return EXAMPLE.sub(lambda match: f"```pycon\n{match[0]}\n```", text)
 

@@ -89,7 +89,8 @@ def thresholds() -> str:
     """Return the sets of thresholds of the zoos."""
     from phasezoo.thresholds import BY_ZOO, DEFAULT, NAMED
 
-    sets = {**{f"`{name}` (a name)": found for name, found in NAMED.items()}, **{f"`{z}`": t for z, t in BY_ZOO.items()}}
+    sets = {f"`{name}` (a name)": found for name, found in NAMED.items()}
+    sets |= {f"`{name}`": found for name, found in BY_ZOO.items()}
     rows = []
     for name, found in sets.items():
         cka = found.cka_cut if found.cka_cut is not None else f"{found.cka_of_max} of the largest"
@@ -157,10 +158,28 @@ def arrows(package: str) -> str:
         return ", ".join(f"`{n.removeprefix(f'{package}.')}`" for n in names)
 
     rows = [
-        [level(name), f"`{name.removeprefix(f'{package}.')}`", purpose(name), short(imports(name)), short(imports(name, inside=True))]
+        [level(name), short([name]), purpose(name), short(imports(name)), short(imports(name, inside=True))]
         for name in sorted(ours, key=lambda name: (level(name), name))
     ]
     return markdown(["level", "module", "owns", "imports", "imports when used"], rows)
+
+
+def benchmarks() -> str:
+    """Return what each benchmark compares, as it says itself."""
+    rows = []
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        if path.stem not in ("timing", "table"):
+            text = ast.get_docstring(ast.parse(path.read_text())) or ""
+            rows.append([f"`{path.stem}`", " ".join(text.split("\n\n")[0].split())])
+    return markdown(["benchmark", "what is compared"], rows)
+
+
+def results() -> str:
+    """Return the table of the last `make bench`, with headings for the page on performance."""
+    path = ROOT / "benchmarks" / "results" / "latest.md"
+    if not path.exists():
+        return "This copy of the sources holds no run: `make bench` makes one."
+    return re.sub(r"^## ", "### ", path.read_text().removeprefix("# Benchmarks").strip(), flags=re.MULTILINE)
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -168,6 +187,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "dtypes": dtypes,
     "protocols": protocols,
     "thresholds": thresholds,
+    "benchmarks": benchmarks,
+    "results": results,
     **{f"modules of {package}": (lambda package=package: arrows(package)) for package in HOMES.values()},
 }
 
