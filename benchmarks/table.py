@@ -30,6 +30,8 @@ ROW = re.compile(
 )
 # A bar in a line of another form: a number, and behind it the most that it may be.
 AT_MOST = re.compile(r"(\d[\d.]*(?:e[+-]?\d+)?)(?: [a-z]+)? *\(<= (\d[\d.]*(?:e[+-]?\d+)?)\)")
+# The same for times and memory: ``12.5 ms ... 140 MB   (bar: < 1 s, < 300 MB)``.
+BELOW = re.compile(r"< ([\d.]+) (s|ms|MB)")
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,28 @@ class Run:
         found = [f"{self.name} failed: {self.failed}"] if self.failed else []
         for line in self.lines:
             if isinstance(line, str):
-                over = [f"{a} > {b}" for a, b in AT_MOST.findall(line) if float(a) > float(b)]
-                found += [f"{self.name}: {line}: {', '.join(over)}"] if over else []
+                found += [f"{self.name}: {line}: {over}" for over in _over(line)]
             elif line.met is False:
                 found.append(f"{self.name}: {line.what} against {line.peer}: {line.ratio:g}x, bar {line.bar}")
         return found
+
+
+def _over(line: str) -> list[str]:
+    """Say which of the bars in a line that is no row are exceeded.
+
+    >>> _over("error 4.6e-09 (<= 1e-4)"), _over("52 MB = 2.50 checkpoints (<= 2)")
+    ([], ['2.50 > 2'])
+    >>> _over("open 1200.0 ms 300.0 ms of CPU 250 MB (bar: < 1 s, < 300 MB)")
+    ['1200.0 ms > 1 s']
+    """
+    found = [f"{a} > {b}" for a, b in AT_MOST.findall(line) if float(a) > float(b)]
+    said, _, bars = line.partition("(bar:")
+    for limit, unit in BELOW.findall(bars):
+        kind = "MB" if unit == "MB" else "ms"
+        measured = re.search(rf"([\d.]+) {kind}\b", said)
+        if measured and float(measured[1]) > float(limit) * (1000 if unit == "s" else 1):
+            found.append(f"{measured[0]} > {limit} {unit}")
+    return found
 
 
 def parse(line: str) -> Row | str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from phasezoo.errors import EpochNotFoundError, SourceError
-from phasezoo.progress import bar
+from phasezoo.errors import EpochNotFoundError, RangesNotSupportedError
+from phasezoo.progress import bar, size
 from phasezoo.source import RemoteSource
 from phasezoo.source.remote import CONCURRENT, coalesce, each
 from phasezoo.source.transfer import insist
@@ -43,8 +43,8 @@ class Download:
 
     def __str__(self) -> str:
         text = (
-            f"{self.checkpoints:,} checkpoints, {self.nbytes / 1e6:,.1f} MB, in {self.requests:,} requests"
-            f" for {self.transfer / 1e6:,.1f} MB"
+            f"{self.checkpoints:,} checkpoints, {size(self.nbytes)}, in {self.requests:,} requests"
+            f" for {size(self.transfer)}"
         )
         text += f"; {self.cached:,} more in the cache already" if self.cached else ""
         return text + (f"; sent: {self.traffic}" if self.traffic else "")
@@ -89,7 +89,7 @@ def download(
 
     >>> import phasezoo
     >>> print(phasezoo.load("mlp-digits").download(epochs=["last"], dry_run=True))
-    0 checkpoints, 0.0 MB, in 0 requests for 0.0 MB; 264 more in the cache already
+    0 checkpoints, 0 bytes, in 0 requests for 0 bytes; 264 more in the cache already
     """
     view = zoo if where is None else zoo.filter(where)
     index = view._index
@@ -182,11 +182,8 @@ def _fetch(store: Store, job: Job, progress: Callable[[int], object]) -> None:
             start = job.start if len(left) == len(job.pieces) else left[0].span[1]
             try:
                 _split(files.stream(job.shard, start, job.stop), start, tuple(left), keep)
-            except SourceError:
-                if start == 0 or job.start != 0:
-                    raise
-                # A server that ignores ranges: the whole file again, passing over what is kept.
-                _split(files.stream(job.shard, 0, job.stop), 0, tuple(left), keep)
+            except RangesNotSupportedError:
+                _split(files.stream(job.shard), 0, tuple(left), keep)
 
     insist(attempt, what=f"fetch {files.address(job.shard)}", traffic=files.traffic)
 

@@ -46,6 +46,10 @@ class AddressError(PhaseZooError, ValueError):
     """An address that cannot be read, or that names a place of another kind than the one that is needed."""
 
 
+class RangesNotSupportedError(SourceError):
+    """A server sends whole files only, whatever part is asked for."""
+
+
 class SourceNotSupportedError(PhaseZooError, NotImplementedError):
     """A kind of place that this release cannot open yet."""
 
@@ -80,6 +84,14 @@ class TensorNotFoundError(PhaseZooError, KeyError):
 
 class ArchitectureError(PhaseZooError, ValueError):
     """No architecture of that name, or arguments that do not fit it."""
+
+
+class TopologyError(PhaseZooError, ValueError):
+    """Networks of another shape than the call can take."""
+
+
+class LeakageError(PhaseZooError, ValueError):
+    """Parts of a split share what the split is meant to keep apart."""
 
 
 class FilterError(PhaseZooError, ValueError):

@@ -30,3 +30,15 @@ def bar(description: str, *, total: int | None, unit: str) -> tqdm[None]:
         disable=not sys.stderr.isatty(),
         leave=False,
     )
+
+
+def size(nbytes: float) -> str:
+    """Say a number of bytes.
+
+    >>> size(0), size(21_400), size(3_220_000)
+    ('0 bytes', '21.4 kB', '3.2 MB')
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:,.1f} {unit}"
+    return f"{nbytes:,.0f} bytes"

@@ -74,6 +74,8 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 @pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "examples").glob("*.py"))])
 def test_examples_run(name: str, tmp_path: Path) -> None:
+    if "pip install nfn" in (ROOT / "examples" / name).read_text():
+        pytest.importorskip("nfn", reason="the example is about nfn")
     result = subprocess.run([sys.executable, ROOT / "examples" / name], cwd=tmp_path, capture_output=True, check=False)
     assert result.returncode == 0, result.stderr.decode()
 
@@ -86,7 +88,7 @@ def test_benchmarks_run_small(name: str) -> None:
     script = ROOT / "benchmarks" / name
     result = subprocess.run([sys.executable, script, "--small"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "x   (" in result.stdout
+    assert "x   (" in result.stdout or "(bar: " in result.stdout
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.name)

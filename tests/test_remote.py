@@ -302,6 +302,8 @@ def test_a_server_that_ignores_range_is_found_out_and_download_works(embedded_pa
             zoo[MODEL].checkpoint().state_dict()
         zoo.filter(width=64).download()
         assert same(zoo, phasezoo.load(embedded_path))
+        zoo.filter(width=2).download(epochs=[10])  # a small part of each shard
+        assert zoo.filter(width=2).download(epochs=[10], dry_run=True).checkpoints == 0
 
 
 def test_other_bytes_of_the_right_length_are_not_believed_and_not_kept(heart: Hub, cache: Path) -> None:

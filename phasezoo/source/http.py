@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from phasezoo.errors import IntegrityError, MissingFileError, SourceError
+from phasezoo.errors import IntegrityError, MissingFileError, RangesNotSupportedError, SourceError
 from phasezoo.source.transfer import TIMEOUT, TRANSIENT, Traffic, Transient, retry_after
 
 MAX_REDIRECTS = 5
@@ -86,7 +86,7 @@ class HttpFiles:
         if response.status_code != 206:
             if start == 0 and length == stop:  # the range is the file
                 return length
-            raise SourceError(
+            raise RangesNotSupportedError(
                 f"the server of {url} does not support ranges: asked for bytes {start} to {stop}, it sends "
                 f"all of it ({length or 'unknown'} bytes). Download the whole (of a zoo's folder, `phasezoo "
                 "download` does), or use another server."

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from phasezoo.errors import SourceError
+from phasezoo.progress import size
 
 TRIES = 5  # per request
 PAUSE = 0.5  # seconds before the second try; doubled before each further one
@@ -68,7 +69,7 @@ class Traffic:
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
-        text = f"{self.requests:,} requests, {self.nbytes / 1e6:,.1f} MB"
+        text = f"{self.requests:,} requests, {size(self.nbytes)}"
         if self.repeated:
             text += ", repeated after: " + ", ".join(f"{why} ({n}x)" for why, n in self.repeated.most_common())
         return text
