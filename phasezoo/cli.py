@@ -164,12 +164,18 @@ def explore(
 
 
 @app.command()
-def verify(zoo: ZooArgument) -> None:
+def verify(
+    zoo: ZooArgument,
+    metrics: Annotated[
+        str | None, typer.Option(help="Also recompute recorded metrics from the weights: all, or sample:N.")
+    ] = None,
+) -> None:
     """Read every byte of a zoo and check hashes, layouts, index and agreement with stock safetensors."""
     from phasezoo import load
     from phasezoo.verify import verify as check
 
-    report = check(load(zoo))
+    opened = load(zoo)
+    report = check(opened)
     typer.echo(
         f"{report.tables} tables, {report.shards} shards, {report.checkpoints:,} checkpoints, "
         f"{report.tensors:,} tensors read"
@@ -183,6 +189,15 @@ def verify(zoo: ZooArgument) -> None:
             + (f", of which {more} are not printed; `phasezoo.verify.verify` returns all." if more > 0 else ".")
         )
     typer.echo("no problems found")
+    if metrics is not None:
+        from phasezoo.training.recheck import recheck, summary
+
+        _print(
+            [
+                ["recorded", "compared", "largest difference", "where", "not the same thing"],
+                *summary(recheck(opened, metrics)),
+            ]
+        )
 
 
 @app.command()
@@ -275,15 +290,68 @@ def measure(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recipe.")],
-    out: Annotated[str, typer.Option(help="Directory to write the zoo to; must not exist or be empty.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recipe: `phasezoo recipe` lists them.")],
+    out: Annotated[str | None, typer.Option(help="Directory to write the zoo to; NAME by default.")] = None,
+    where: Annotated[str | None, typer.Option(help="Condition on the models, such as 'width <= 8'.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Train for so many epochs instead.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, train nothing.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Two steps of the smallest and the largest network.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that trains instead; 'auto'.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Also write OUT-raw in the layout of the published zoos.")] = False,
+    protocol: Annotated[
+        str, typer.Option(help="published repeats what the published trainer did with micro-batches.")
+    ] = "corrected",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the networks.")] = False,
 ) -> None:
-    """Train every model of a recipe and write the zoo."""
-    from phasezoo.training.grid import train_grid
+    """Train the models of a recipe and write the zoo. A stopped training goes on when the command is given again."""
+    from phasezoo.training.estimate import estimate
+    from phasezoo.training.grid import select, train_grid
     from phasezoo.training.recipes import recipe
+    from phasezoo.training.smoke import smoke as try_out
+    from phasezoo.training.train import check_switches
 
-    manifest = train_grid(recipe(name), out)
-    typer.echo(f"wrote {manifest.tables['configs'].rows} models to {out}")
+    check_switches(protocol, precision)
+    chosen = recipe(name).shortened(epochs)
+    place = out or name
+    if dry_run:
+        _print([["what", "amount"], *estimate(chosen, select(chosen, where)).rows()])
+    elif smoke:
+        _print([["network", "parameters", "done"], *try_out(chosen, place)])
+        typer.echo(f"wrote {place}")
+    else:
+        manifest = train_grid(
+            chosen,
+            place,
+            where=where,
+            workers=workers,
+            ray=ray,
+            raw=raw,
+            protocol=protocol,  # type: ignore[arg-type]  # checked above
+            precision=precision,  # type: ignore[arg-type]
+            compiled=compiled,
+        )
+        typer.echo(f"wrote {manifest.tables['configs'].rows} models to {place}" + (f" and {place}-raw" if raw else ""))
+
+
+@app.command()
+def recipe(name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of a recipe.")] = None) -> None:
+    """Print how a zoo is trained, with what is an assumption marked; without a name, list the recipes."""
+    from phasezoo.training.recipes import names
+    from phasezoo.training.recipes import recipe as find
+
+    if name is None:
+        _print([["name", "models", "title"], *([n, len(find(n).trials()), find(n).title] for n in names())])
+        return
+    chosen = find(name)
+    typer.echo(f"{chosen.title} ({chosen.name})\n{chosen.description}\n")
+    _print([["field", "value", ""], *chosen.rows()])
+    if chosen.assumptions:
+        typer.echo("\nassumptions: what is not published")
+        _print([["field", "chosen", "because"], *([a.field, a.value, a.reason] for a in chosen.assumptions)])
+    for note in chosen.notes:
+        typer.echo(f"- {note}")
 
 
 @app.command()

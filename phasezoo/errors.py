@@ -102,8 +102,16 @@ class ThresholdError(PhaseZooError, ValueError):
     """No threshold, or set of thresholds, of that name."""
 
 
+class DataNotFoundError(PhaseZooError, FileNotFoundError):
+    """No data set of that name, or its files are neither here nor within reach."""
+
+
 class MeasureError(PhaseZooError, ValueError):
     """A metric cannot be computed on what was given."""
+
+
+class TrainError(PhaseZooError, RuntimeError):
+    """A training did not finish."""
 
 
 class DependencyError(PhaseZooError, ImportError):

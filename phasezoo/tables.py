@@ -56,6 +56,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     "train_acc": (pa.float64(), "fraction", "accuracy on the training set"),
     "test_loss": (pa.float64(), "nats", "mean cross-entropy on the test set"),
     "test_acc": (pa.float64(), "fraction", "accuracy on the test set"),
+    "relative_l2": (pa.float64(), "fraction", "L2 norm of the error on the grid, relative to that of the solution"),
     "val_loss": (pa.float64(), "nats", "mean cross-entropy on the validation set"),
     "val_acc": (pa.float64(), "fraction", "accuracy on the validation set"),
     "time": (pa.float64(), "s", "wall-clock time of the epoch"),

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from phasezoo.alignment import align
 from phasezoo.averaging import average_states
 from phasezoo.batchnorm import Protocol, reestimate
-from phasezoo.training.landscape.replay import Batch, Evaluation, evaluate
+from phasezoo.training.landscape.replay import Batch, Evaluation, Loss, evaluate
 
 State = Mapping[str, torch.Tensor]
 
@@ -42,6 +43,7 @@ def epoch_average(
     test: Sequence[Batch],
     bn_batches: Sequence[Batch] | None = None,
     protocol: Protocol = "corrected",
+    loss: Loss = cross_entropy,
 ) -> Averaged:
     """Average the last epochs of one network and hold it against the last (after Wortsman et al. 2022, Wise-FT).
 
@@ -53,9 +55,10 @@ def epoch_average(
         bn_batches: training data for BatchNorm's statistics; `train` by default. The published metric takes up to 100
             batches of the network's own batch size.
         protocol: of `average_states` and of `reestimate`.
+        loss: mean loss of logits and labels.
     """
     averaged = average_states(states, protocol=protocol)
-    return _measured(model, averaged, states[-1:], train, test, bn_batches, protocol)
+    return _measured(model, averaged, states[-1:], train, test, bn_batches, protocol, loss)
 
 
 def seed_average(
@@ -67,6 +70,7 @@ def seed_average(
     bn_batches: Sequence[Batch] | None = None,
     protocol: Protocol = "corrected",
     matched: bool = True,
+    loss: Loss = cross_entropy,
     seed: int = 0,
 ) -> Averaged:
     """Align networks of several seeds to the first, average them, and hold the average against their mean.
@@ -81,10 +85,11 @@ def seed_average(
         bn_batches: training data for BatchNorm's statistics; `train` by default.
         protocol: of `average_states` and of `reestimate`.
         matched: align before averaging.
+        loss: mean loss of logits and labels.
         seed: seed of the order in which layers are matched.
     """
     aligned = align(model, states=states, seed=seed) if matched else states
-    return _measured(model, average_states(aligned, protocol=protocol), states, train, test, bn_batches, protocol)
+    return _measured(model, average_states(aligned, protocol=protocol), states, train, test, bn_batches, protocol, loss)
 
 
 def _measured(
@@ -95,9 +100,10 @@ def _measured(
     test: Sequence[Batch],
     bn_batches: Sequence[Batch] | None,
     protocol: Protocol,
+    loss: Loss,
 ) -> Averaged:
     state = reestimate(model, state=averaged, batches=train if bn_batches is None else bn_batches, protocol=protocol)
-    found = evaluate(model, batches=test, state=state)
+    found = evaluate(model, batches=test, state=state, loss=loss)
     accuracies = [evaluate(model, batches=test, state=one).accuracy for one in held_against]
     delta = found.accuracy - math.fsum(accuracies) / len(accuracies)
-    return Averaged(state, evaluate(model, batches=train, state=state), found, delta)
+    return Averaged(state, evaluate(model, batches=train, state=state, loss=loss), found, delta)
