@@ -104,7 +104,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     "representation_similarity_pairs": (pa.list_(pa.float64()), None, "representation_similarity of each pair"),
     **{
         f"hessian_{what}_{split}_{error}": (pa.float64(), None, f"{text} of hessian_{what}_{split}")
-        for what, error, text in (("trace", "stderr", "standard error"), ("top_ev", "error", "bound on the error"))
+        for what, error, text in (("trace", "stderr", "standard error"), ("top_ev", "error", "estimated error"))
         for split in ("train", "val")
     },
     "reasons": (pa.string(), None, "column to the reason why it is null, as JSON"),
