@@ -95,14 +95,19 @@ def _read_shard(index: Index, file: File) -> Iterator[shard.Written]:
 def _disagreements(index: Index, path: str) -> Iterator[str]:
     """Compare every tensor with what the stock reader of safetensors makes of the file."""
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     local = index.source.local(path)
     if local is None:
         return
     size = index.source.size(path)
     read = partial(_range, index, path)
-    with safe_open(local, framework="pt") as stock:
+    try:
+        opened = safe_open(local, framework="pt")
+    except SafetensorError as error:
+        yield f"shard {path}: safetensors does not open it: {error}."
+        return
+    with opened as stock:
         keys = set(stock.keys())
         for tensor in shard.parse_header(read, size, where=path).tensors:
             if tensor.key not in keys:
