@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from phasezoo import settings
 from phasezoo.errors import WriteError
 from phasezoo.source.download import partial_name
-from phasezoo.source.local import read_bytes
+from phasezoo.source.local import local_place, read_bytes
 
 if TYPE_CHECKING:
     pass
@@ -34,7 +34,7 @@ def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         from phasezoo.source.hub import assets
 
         return assets()
-    return Path(place).expanduser().absolute()
+    return local_place(place)
 
 
 @dataclass(frozen=True)

@@ -333,8 +333,10 @@ class Index:
             if unknown:
                 known = nearest(unknown, summary.column_names, limit=40)
                 raise ColumnNotFoundError(f"no column {unknown!r}. {known}") from None
-            types = ", ".join(f"{f.name} is {f.type}" for f in summary.schema if f.name in str(expression))
-            raise FilterError(f"the condition {expression} does not fit its columns ({types}): {reason}") from None
+            shown = str(expression)
+            types = ", ".join(f"{f.name} is {f.type}" for f in summary.schema if f.name in shown)
+            shown = shown if len(shown) <= 500 else f"{shown[:500]}..."
+            raise FilterError(f"the condition {shown} does not fit its columns ({types}): {reason}") from None
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.int64]:

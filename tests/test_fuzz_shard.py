@@ -21,8 +21,24 @@ from phasezoo.layout import DTYPES, Layout
 from tests.fuzz import atoms, long, quick
 
 KEYS = st.sampled_from(
-    ["m/e0/a", "m/e0/b", "m/e1/a", "m/e00/a", "m/e²/a", "m/e٣/a", "m/e/a", "m/e-1/a", "m//a", "/e0/a", "m/e0/", "m"]
-    + ["__metadata__", "__pad__/", "__pad__/8", "\ud800/e0/a", "../e0/../a", f"m/e{'9' * 30}/a", f"m/e{'9' * 5000}/a"]
+    [
+        *(
+            "m/e0/a",
+            "m/e0/b",
+            "m/e1/a",
+            "m/e00/a",
+            "m/e²/a",
+            "m/e٣/a",
+            "m/e/a",
+            "m/e-1/a",
+            "m//a",
+            "/e0/a",
+            "m/e0/",
+            "m",
+        ),
+        *("__metadata__", "__pad__/", "__pad__/8", "\ud800/e0/a", "../e0/../a"),
+        *(f"m/e{'9' * 30}/a", f"m/e{'9' * 5000}/a"),
+    ]
 )
 FIELDS = st.sampled_from(["dtype", "shape", "data_offsets", "extra"])
 
@@ -66,8 +82,7 @@ def check_shard(data: bytes) -> None:
     try:
         found = shard.parse_header(lambda start, stop: data[start:stop], len(data), where="f")
         written = list(shard.scan(lambda start, stop: data[start:stop], len(data), where="f"))
-    except PhaseZooError as error:
-        assert str(error).encode()
+    except PhaseZooError:
         return
     stock = dict(safetensors.deserialize(data))
     assert stock.keys() == {tensor.key for tensor in found.tensors}
@@ -154,8 +169,8 @@ def test_a_large_header_is_refused_at_once(text: str) -> None:
 
 def test_a_name_that_is_no_text_or_makes_the_header_too_long_is_refused_before_data_is_written(tmp_path: Path) -> None:
     for name, message in (("\ud800", "no text"), ("x" * shard.MAX_HEADER, "would take")):
+        entry = shard.Entry("m", 0, Layout.of([(name, "F32", (1,))]))
         with pytest.raises(FormatError, match=message):
-            entry = shard.Entry("m", 0, Layout.of([(name, "F32", (1,))]))
             shard.write(tmp_path / "s", [entry], [{name: torch.zeros(1)}])
         assert not (tmp_path / "s").exists()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from phasezoo.errors import IntegrityError, MissingFileError, ZooNotFoundError
@@ -13,6 +15,18 @@ def ignore(place: int, data: memoryview) -> None:
     """Do nothing with a range that was read."""
 
 
+def local_place(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path; a ``~`` at its beginning is the home directory, if it is one that exists.
+
+    >>> local_place("/tmp/zoo").as_posix()
+    '/tmp/zoo'
+    """
+    # Not Path.expanduser: it raises where there is no such user.
+    with suppress(ValueError):  # half of a character, or a zero byte: no such user either
+        path = os.path.expanduser(path)
+    return Path(path).absolute()
+
+
 class LocalSource:
     """A zoo in a directory.
 
@@ -20,10 +34,11 @@ class LocalSource:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = local_place(root)
         self.url = str(self.root)
-        if not (self.root / MANIFEST).is_file():
-            what = "does not exist" if not self.root.exists() else f"holds no {MANIFEST}"
+        # Not Path.is_file: it raises on names that are too long or hold what no name can hold.
+        if not os.path.isfile(self.root / MANIFEST):
+            what = "does not exist" if not os.path.exists(self.root) else f"holds no {MANIFEST}"
             raise ZooNotFoundError(
                 f"no zoo at {self.url}: it {what}. Give the directory that contains {MANIFEST}, "
                 "or one of the names that `phasezoo list` prints."
@@ -77,9 +92,9 @@ class LocalRanges:
     """A file on disk."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = local_place(path)
         self.url = str(self.path)
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             raise ZooNotFoundError(f"no file at {self.url}. Check the path.")
         self.size = self.path.stat().st_size
 
