@@ -11,9 +11,9 @@ import pyarrow as pa
 from phasezoo.builders.card import write_card
 from phasezoo.builders.pack import Packed, Run, pack
 from phasezoo.errors import FormatError, WriteError
-from phasezoo.index import REQUIRED
 from phasezoo.layout import Layout
 from phasezoo.manifest import Manifest, Shard
+from phasezoo.parquet import REQUIRED
 from phasezoo.source import local_place
 from phasezoo.tables import from_rows, staged, write_tables
 

@@ -91,6 +91,8 @@ class Cache:
 
     def path(self, key: str) -> Path:
         """Return where a blob lies, or would."""
+        if KEY.fullmatch(key) is None:  # it could lead out of the cache
+            raise ValueError(f"{key[:200]!r} is no hash, and no name of a blob.")
         return self.root / "blobs" / key[:2] / key
 
     def has(self, key: str, nbytes: int) -> bool:

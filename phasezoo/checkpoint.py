@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from phasezoo.errors import ArchitectureError
 from phasezoo.shard import decode, decode_tensor
 from phasezoo.store import Location, Piece, Store
 
@@ -99,6 +100,9 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         Args:
             train: return the module in training mode with gradients on; by default it is in eval mode.
 
+        Raises:
+            ArchitectureError: phasezoo does not know the architecture, or the weights do not fit it.
+
         >>> import phasezoo
         >>> phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint().module().training
         False
@@ -107,9 +111,16 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
 
         from phasezoo.nets import build
 
-        config = json.loads(self.config["architecture_config"])
-        module = build(self.config["architecture"], device="meta", **config)
-        module.load_state_dict(self.state_dict(), strict=True, assign=True)
+        config = json.loads(self.config["architecture_config"] or "{}")
+        state_dict = self.state_dict()
+        try:
+            module = build(self.config["architecture"], **{**config, "device": "meta"})
+            module.load_state_dict(state_dict, strict=True, assign=True)
+        except (TypeError, RuntimeError) as error:
+            raise ArchitectureError(
+                f"the weights of {self.model_id} epoch {self.epoch} do not fit {self.config['architecture']!r} with "
+                f"{config}: {error}. Use state_dict()."
+            ) from None
         return module.train(train)
 
     def __repr__(self) -> str:

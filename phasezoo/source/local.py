@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -74,7 +76,7 @@ class LocalSource:
             buffer, got = read_bytes(self.root / path, start, stop)
         except OSError as error:
             raise self._missing(path, error) from None
-        if got != len(buffer):
+        if got != stop - start:
             raise IntegrityError(
                 f"{self.url}/{path} is cut short: bytes {start} to {stop} were asked, the file ends at {start + got}. "
                 "Copy the file again; `phasezoo verify` lists all damaged files."
@@ -100,21 +102,24 @@ class LocalRanges:
 
     def read(self, start: int, stop: int) -> bytes:
         """Return exactly the bytes from start to stop."""
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(start)
-            data = file.read(stop - start)
-        if len(data) != stop - start:
+        buffer, got = read_bytes(self.path, start, stop)
+        if got != stop - start:
             raise IntegrityError(
-                f"{self.url} is cut short: bytes {start} to {stop} were asked, the file ends at {start + len(data)}. "
+                f"{self.url} is cut short: bytes {start} to {stop} were asked, the file ends at {start + got}. "
                 "Download it again."
             )
-        return data
+        return bytes(buffer)
 
 
 def read_bytes(path: Path, start: int, stop: int) -> tuple[memoryview, int]:
-    """Return a buffer for the bytes from start to stop, and how many of them the file had."""
+    """Return a buffer for the bytes from start to stop, and how many of them the file had; no buffer if not all."""
     import numpy as np
 
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, for ever
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if found.st_size < stop:  # before memory is taken for what is not there
+        return memoryview(b""), max(0, found.st_size - start)
     # np.empty, not bytearray: a bytearray is zeroed first, which touches every page twice.
     buffer = np.empty(max(0, stop - start), dtype=np.uint8).data
     got = 0

@@ -18,6 +18,7 @@ from phasezoo.source.transfer import Traffic, insist
 CONCURRENT = 8
 GAP = 2**20  # bytes between two ranges that may be read along
 WASTE = 0.4  # of the useful bytes, at most, are read along
+MAX_WHOLE = 2**31  # bytes of a file that is read as a whole: a manifest or a table
 MAX_ADDRESS = 8192  # characters; servers and clients take about as many
 LONGEST = 16 * 2**20  # of a coalesced range: what is longer is faster as several at the same time
 
@@ -118,7 +119,16 @@ class RemoteSource:
     def read(self, path: str) -> memoryview:
         """Read a whole file."""
         what = f"read {self.files.address(path)}"
-        return memoryview(insist(lambda: b"".join(self.files.stream(path)), what=what, traffic=self.traffic))
+        return memoryview(insist(lambda: self._whole(path), what=what, traffic=self.traffic))
+
+    def _whole(self, path: str) -> bytes:
+        chunks, got = [], 0
+        for chunk in self.files.stream(path):
+            chunks.append(chunk)
+            got += len(chunk)
+            if got > MAX_WHOLE:
+                raise IntegrityError(f"{self.files.address(path)} has more than {MAX_WHOLE:,} bytes, and no end.")
+        return b"".join(chunks)
 
     def read_ranges(
         self, ranges: Sequence[tuple[str, int, int]], *, done: Callable[[int, memoryview], object] = ignore
