@@ -42,12 +42,23 @@ class State(Mapping[str, "torch.Tensor"]):
         Args:
             train: return the module in training mode with gradients on; by default it is in eval mode.
 
+        Raises:
+            ArchitectureError: phasezoo does not know the architecture, or the weights do not fit it.
+
         >>> import phasezoo
         >>> phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint().module().training
         False
         """
-        module = build(self.config["architecture"], device="meta", **json.loads(self.config["architecture_config"]))
-        module.load_state_dict(self.state_dict(), strict=True, assign=True)
+        config = json.loads(self.config["architecture_config"] or "{}")
+        state_dict = self.state_dict()
+        try:
+            module = build(self.config["architecture"], **{**config, "device": "meta"})
+            module.load_state_dict(state_dict, strict=True, assign=True)
+        except (TypeError, RuntimeError) as error:
+            raise ArchitectureError(
+                f"the weights of {self.origin} do not fit {self.config['architecture']!r} with {config}: {error}. "
+                "Use state_dict()."
+            ) from None
         return module.train(train)
 
     def symmetry(self) -> Symmetry:

@@ -11,7 +11,7 @@ from phasezoo.errors import IntegrityError
 from phasezoo.layout import Layout
 from phasezoo.manifest import MANIFEST, File
 from phasezoo.shard import digest
-from phasezoo.source import LocalSource, Source
+from phasezoo.source import LocalSource, RemoteSource, Source
 
 # (place, key) of all that this process has verified: hashing costs 3 to 7 times what reading does.
 _verified: set[tuple[str, str]] = set()
@@ -115,6 +115,11 @@ class Store:
             kept = cache.get(file.sha256, nbytes=file.nbytes)
             if kept is not None and hashlib.sha256(kept).hexdigest() == file.sha256:
                 return kept
+        if not isinstance(self.source, RemoteSource) and self.source.size(file.path) != file.nbytes:
+            raise IntegrityError(
+                f"{self.url}/{file.path} has {self.source.size(file.path)} bytes, {MANIFEST} says {file.nbytes}: it is "
+                f"not the file that {MANIFEST} describes. Copy the file again."
+            )
         data = self.source.read(file.path)
         found = hashlib.sha256(data).hexdigest()
         if found != file.sha256:

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phasezoo.errors import FormatError
-from phasezoo.index import REQUIRED
 from phasezoo.manifest import MANIFEST, Manifest, Table
+from phasezoo.parquet import REQUIRED
 from phasezoo.source import partial_name
 
 # column -> (Arrow type, unit or None, description); a table may have more columns, which describe themselves.

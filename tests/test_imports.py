@@ -24,6 +24,7 @@ ORDER = [
     ["shard", "where"],
     ["cache"],
     ["store"],
+    ["parquet"],
     ["index"],
     ["tables"],
     ["thresholds"],

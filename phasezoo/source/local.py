@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from io import FileIO
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +25,18 @@ def ignore(place: int, data: memoryview) -> None:
     """Do nothing with a range that was read."""
 
 
+def local_place(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path; a ``~`` at its beginning is the home directory, if it is one that exists.
+
+    >>> local_place("/tmp/zoo").as_posix()
+    '/tmp/zoo'
+    """
+    # Not Path.expanduser: it raises where there is no such user.
+    with suppress(ValueError):  # half of a character, or a zero byte: no such user either
+        path = os.path.expanduser(path)
+    return Path(path).absolute()
+
+
 class LocalSource:
     """A zoo in a directory.
 
@@ -29,10 +44,11 @@ class LocalSource:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = local_place(root)
         self.url = str(self.root)
-        if not (self.root / MANIFEST).is_file():
-            what = "does not exist" if not self.root.exists() else f"holds no {MANIFEST}"
+        # Not Path.is_file: it raises on names that are too long or hold what no name can hold.
+        if not os.path.isfile(self.root / MANIFEST):
+            what = "does not exist" if not os.path.exists(self.root) else f"holds no {MANIFEST}"
             raise ZooNotFoundError(
                 f"no zoo at {self.url}: it {what}. Give the directory that contains {MANIFEST}, "
                 "or one of the names that `phasezoo list` prints."
@@ -82,7 +98,7 @@ class LocalSource:
             buffer, got = read_bytes(self.root / path, start, stop)
         except OSError as error:
             raise self._missing(path, error) from None
-        if got != len(buffer):
+        if got != stop - start:
             raise self._cut_short(path, start, stop, start + got)
         return buffer
 
@@ -103,29 +119,32 @@ class LocalRanges:
     """A file on disk."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = local_place(path)
         self.url = str(self.path)
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             raise ZooNotFoundError(f"no file at {self.url}. Check the path.")
         self.size = self.path.stat().st_size
 
     def read(self, start: int, stop: int) -> bytes:
         """Return exactly the bytes from start to stop."""
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(start)
-            data = file.read(stop - start)
-        if len(data) != stop - start:
+        buffer, got = read_bytes(self.path, start, stop)
+        if got != stop - start:
             raise IntegrityError(
-                f"{self.url} is cut short: bytes {start} to {stop} were asked, the file ends at {start + len(data)}. "
+                f"{self.url} is cut short: bytes {start} to {stop} were asked, the file ends at {start + got}. "
                 "Download it again."
             )
-        return data
+        return bytes(buffer)
 
 
 def read_bytes(path: Path, start: int, stop: int) -> tuple[memoryview, int]:
-    """Return a buffer for the bytes from start to stop, and how many of them the file had."""
+    """Return a buffer for the bytes from start to stop, and how many of them the file had; no buffer if not all."""
     import numpy as np
 
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, for ever
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if found.st_size < stop:  # before memory is taken for what is not there
+        return memoryview(b""), max(0, found.st_size - start)
     # np.empty, not bytearray: a bytearray is zeroed first, which touches every page twice.
     buffer = np.empty(max(0, stop - start), dtype=np.uint8).data
     got = 0
