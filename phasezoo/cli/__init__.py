@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-import typer
+try:
+    import typer
+except ImportError:
+    sys.exit("The phasezoo command needs typer: pip install 'phasezoo[cli]'")
 
 import phasezoo.cli.browse  # these add their commands to the app
 import phasezoo.cli.cache

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
-try:
-    import typer
-except ImportError:
-    sys.exit("The phasezoo command needs typer: pip install 'phasezoo[cli]'")
+import typer
 
 app = typer.Typer(
     help="Zoos of trained neural networks on phase transitions.",
