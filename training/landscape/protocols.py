@@ -104,8 +104,17 @@ DIGITS = MeasureProtocol(
     curve_weight_decay=0.0,
     curve_clip=1.0,
 )
-NAMED = {protocol.name: protocol for protocol in (CORRECTED, PUBLISHED, DIGITS)}
-BY_ZOO = {"mlp-digits": DIGITS}
+# The loss of an equation has eigenvalues of some thousands, so that steps must be a hundred times smaller.
+CONVECTION = MeasureProtocol(
+    name="convection",
+    curve_epochs=200,
+    curve_lr=5e-4,
+    curve_schedule="cosine",
+    curve_weight_decay=0.0,
+    curve_clip=1.0,
+)
+NAMED = {protocol.name: protocol for protocol in (CORRECTED, PUBLISHED, DIGITS, CONVECTION)}
+BY_ZOO = {"mlp-digits": DIGITS, "pinn-convection": CONVECTION, "pinn-convection-mini": CONVECTION}
 
 
 def protocol_for(zoo: str, name: str | None = None) -> MeasureProtocol:
