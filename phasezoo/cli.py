@@ -262,7 +262,7 @@ def measure(
     ] = "hessian,cka,curves,averaging",
     epochs: Annotated[str, typer.Option(help="Epochs with checkpoints; 'first' and 'last' work too.")] = "last",
     protocol: Annotated[
-        str | None, typer.Option(help="corrected, published, digits or convection; else that of the zoo.")
+        str | None, typer.Option(help="Name of a protocol, such as published; else that of the zoo.")
     ] = None,
     where: Annotated[str | None, typer.Option(help="Condition, such as 'width <= 8'.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that measure at the same time.")] = 1,

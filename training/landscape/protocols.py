@@ -113,8 +113,15 @@ CONVECTION = MeasureProtocol(
     curve_weight_decay=0.0,
     curve_clip=1.0,
 )
-NAMED = {protocol.name: protocol for protocol in (CORRECTED, PUBLISHED, DIGITS, CONVECTION)}
-BY_ZOO = {"mlp-digits": DIGITS, "pinn-convection": CONVECTION, "pinn-convection-mini": CONVECTION}
+# A sample is a window of tokens: 128 of 64 are 8,192 labels.
+TEXT = MeasureProtocol(name="text", train_samples=128, curve_epochs=3)
+NAMED = {protocol.name: protocol for protocol in (CORRECTED, PUBLISHED, DIGITS, CONVECTION, TEXT)}
+BY_ZOO = {
+    "mlp-digits": DIGITS,
+    "gpt2-text-mini": TEXT,
+    "pinn-convection": CONVECTION,
+    "pinn-convection-mini": CONVECTION,
+}
 
 
 def protocol_for(zoo: str, name: str | None = None) -> MeasureProtocol:
