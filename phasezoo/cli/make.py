@@ -57,7 +57,9 @@ def measure(
         str, typer.Option(help="Any of hessian, cka, curves, averaging.")
     ] = "hessian,cka,curves,averaging",
     epochs: Annotated[str, typer.Option(help="Epochs with checkpoints; 'first' and 'last' work too.")] = "last",
-    protocol: Annotated[str | None, typer.Option(help="corrected, published or digits; else that of the zoo.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Name of a protocol, such as published; else that of the zoo.")
+    ] = None,
     where: Annotated[str | None, typer.Option(help="Condition, such as 'width <= 8'.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that measure at the same time.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that measures instead; 'auto'.")] = None,

@@ -105,7 +105,7 @@ def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objec
             values.setdefault(id(owner), []).append(paths)
         for row in rows:
             if objective.points:
-                row["reasons"].update(dict.fromkeys(columns[1:], NO_CLASSES))
+                row["reasons"].update({name: NO_CLASSES if "error" in name else NO_TEST for name in columns[1:]})
             for split in found[0] if id(row) in values else ():
                 ours = [paths[split] for paths in values[id(row)]]
                 losses = [path.loss if protocol.averages == "published" else path.nll for path in ours]
@@ -175,6 +175,7 @@ def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, ob
 
 
 NO_CLASSES = "an equation has no classes, and no accuracy"
+NO_TEST = "an equation is trained everywhere; what a network misses shows in relative_l2"
 AVERAGED = tuple(f"{how}_acc_test{what}" for how in ("wiseft", "gitrebasin") for what in ("", "_delta"))
 GROUPS: dict[str, Group] = {"hessian": hessian, "cka": similarity, "curves": curves, "averaging": averaging}
 
