@@ -40,7 +40,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def standard_columns(table: str) -> list[str]:
     """Return the required and the other standard columns of a table."""
-    from phasezoo.index import REQUIRED
+    from phasezoo.parquet import REQUIRED
     from phasezoo.tables import COLUMNS
 
     names = list(COLUMNS)
@@ -50,7 +50,7 @@ def standard_columns(table: str) -> list[str]:
 
 def columns(table: str) -> str:
     """Return the columns of a table: name, type, unit, whether required, meaning."""
-    from phasezoo.index import REQUIRED
+    from phasezoo.parquet import REQUIRED
     from phasezoo.tables import COLUMNS
 
     rows = []
