@@ -12,7 +12,7 @@ from typing import Any
 
 from phasezoo.builders.tree import Tree
 from phasezoo.builders.trial import Trial, read_trial
-from phasezoo.errors import FormatError
+from phasezoo.errors import ArchitectureError, FormatError
 from phasezoo.layout import Layout
 from phasezoo.nets import architectures, build
 from phasezoo.progress import bar
@@ -21,7 +21,7 @@ from phasezoo.report import Finding
 PARAMS = ("params.json", "config.json")
 RESULTS = "result.json"
 WEIGHTS = ("checkpoints", "checkpoint", "checkpoint.pt", "model.pt", "state_dict.pt")
-CHECKPOINT = re.compile(r"checkpoint_(\d+)")
+CHECKPOINT = re.compile(r"checkpoint_([0-9]{1,9})")
 MAX_TEXT = 256 * 2**20  # of a result.json
 SHORT = {"width": "w", "embedding_dim": "e", "model_dim": "m", "batch_size": "b"}  # others stand as they are
 
@@ -100,6 +100,11 @@ def make_plan(tree: Tree, *, axes: tuple[str, str] | None = None) -> Plan:
     load, temperature = axes or _axes(trials)
     plan = Plan(load, temperature, findings=findings)
     chosen = _choose(trials, plan, root)
+    if not chosen:
+        raise FormatError(
+            f"no trial of {tree.name!r} has {load}, {temperature} and seed among its parameters, so that none has a "
+            "place in the grid. Name the zoo with --zoo if it is a published one."
+        )
     for place, by_seed in sorted(chosen.items()):
         runs = []
         for seed, folder in sorted(by_seed.items()):
@@ -108,7 +113,13 @@ def make_plan(tree: Tree, *, axes: tuple[str, str] | None = None) -> Plan:
             checkpoints = _checkpoints(tree, folder, folders[folder], trial, plan, root)
             plan.nbytes += sum(tree.sizes[path] for path in checkpoints.values())
             plan.trials[model_id] = trial
-            runs.append(PlannedRun(model_id, _relative(folder, root), checkpoints, declared_layout(trial)))
+            try:
+                layout = declared_layout(trial)
+            except (ArchitectureError, FormatError) as error:
+                what = f"its parameters describe no network: {error} Its checkpoints say what it is"
+                plan.findings.append(Finding("architecture", _relative(folder, root), what))
+                layout = None
+            runs.append(PlannedRun(model_id, _relative(folder, root), checkpoints, layout))
         plan.cells.append(PlannedCell(_cell_id(plan, *place), tuple(runs)))
     return plan
 
@@ -204,7 +215,18 @@ def _choose(trials: Mapping[str, Trial], plan: Plan, root: str) -> dict[tuple[fl
 
 
 def _cell_id(plan: Plan, load: float, temperature: float) -> str:
-    return f"{SHORT.get(plan.load, plan.load)}{load:g}-{SHORT.get(plan.temperature, plan.temperature)}{temperature:g}"
+    first, second = SHORT.get(plan.load, plan.load), SHORT.get(plan.temperature, plan.temperature)
+    return f"{first}{_exact(load)}-{second}{_exact(temperature)}"
+
+
+def _exact(value: float) -> str:
+    """Write a number shortly, and such that no other number is written so.
+
+    >>> _exact(64), _exact(0.1), _exact(1234567), _exact(0.1234567)
+    ('64', '0.1', '1234567', '0.1234567')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _checkpoints(tree: Tree, folder: str, names: list[str], trial: Trial, plan: Plan, root: str) -> dict[int, str]:

@@ -18,6 +18,7 @@ from phasezoo.builders.trial import TIME, Trial
 from phasezoo.errors import ZooNotFoundError, nearest
 from phasezoo.layout import Layout
 from phasezoo.manifest import Axis, Manifest, Provenance
+from phasezoo.parquet import REQUIRED
 from phasezoo.registry import ZOOS, Dataset
 from phasezoo.report import Finding
 from phasezoo.tables import COLUMNS, from_rows, topology_id
@@ -117,7 +118,7 @@ def raw_tables(
         for epoch, row in sorted(trial.results.items())
     ]
     landscape = _of_cells(plan, configs, results, findings, dataset)
-    return {"configs": _table(configs), "results": _table(results), "landscape": landscape}
+    return {"configs": _table("configs", configs), "results": _table("results", results), "landscape": landscape}
 
 
 def _architecture(trial: Trial, layout: Layout | None) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _of_cells(
     return annotation.landscape(table, model, configs, findings)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Make a table of the columns that occur."""
-    present = {key for row in rows for key, value in row.items() if value is not None}
+def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Make a table of the columns that must be there or occur."""
+    present = {key for row in rows for key, value in row.items() if value is not None} | {*REQUIRED[name]}
     return from_rows(rows, [name for name in COLUMNS if name in present])

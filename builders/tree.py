@@ -66,19 +66,26 @@ class Directory:
 
 
 def _directory(root: Path) -> Directory:
-    tree = Directory(root, root.name)
+    tree = Directory(root, _printable(root.name))
     for folder, names, files in os.walk(root, onerror=_unreadable):
         for name in sorted(names + files):
             path = Path(folder, name)
             relative = path.relative_to(root).as_posix()
-            if path.is_symlink():
-                tree.refused.append(Finding("link", relative, "a symbolic link; not followed"))
+            shown = _printable(relative)
+            if path.is_symlink() or shown != relative:
+                what = "a name that is no text; not read" if shown != relative else "a symbolic link; not followed"
+                tree.refused.append(Finding("no-text" if shown != relative else "link", shown, what))
                 if name in names:
                     names.remove(name)
             elif name in files and path.is_file():
                 tree.sizes[relative] = path.stat().st_size
         names.sort()
     return tree
+
+
+def _printable(name: str) -> str:
+    """Return a name as text: file systems take bytes that are none, which tables and reports cannot hold."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _unreadable(error: OSError) -> None:

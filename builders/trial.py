@@ -49,6 +49,9 @@ SETTINGS: dict[str, tuple[str, type]] = {
 
 PER_MODEL = (*METRICS, "val_loss", "val_acc")
 TIME = "time_this_iter_s"
+MAX_EPOCHS = 10**6
+MAX_STEPS = 10**6  # of accumulation
+MAX_NAME = 200  # characters of a setting
 
 
 @dataclass
@@ -124,10 +127,21 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, value in config.items():
         column, kind = SETTINGS.get(re.split(r"::|/|\.", key)[-1], ("", str))
-        plain = isinstance(value, str) if kind is str else isinstance(value, (int, float))
-        if column and column not in settings and plain and not (kind is str and re.search(r"[\\/~]", value)):
+        if column and column not in settings and (_text(value) if kind is str else _fits(value, kind)):
             settings[column] = kind(value)
     return settings
+
+
+def _text(value: Any) -> bool:
+    """Is it a plain name: no path, and nothing that cannot be printed?"""
+    return isinstance(value, str) and len(value) <= MAX_NAME and value.isprintable() and not re.search(r"[\\/~]", value)
+
+
+def _fits(value: Any, kind: type) -> bool:
+    """Is it a number that the column can hold, as it is?"""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 2**63 and (kind is float or value == int(value))
 
 
 def _batch(trial: Trial, mutated: Mapping[str, Any], find: Any) -> None:
@@ -137,14 +151,14 @@ def _batch(trial: Trial, mutated: Mapping[str, Any], find: Any) -> None:
     divides the training loss by the number of steps; `params.json` and the folder's name keep the nominal size.
     """
     match = NAME.fullmatch(trial.name)
-    named = re.search(r"batch_?size=(\d+)", match["parameters"]) if match else None
+    named = re.search(r"batch_?size=([0-9]{1,9})(?![0-9])", match["parameters"]) if match else None
     nominal = trial.settings.get("batch_size")
     if named and nominal is not None and int(named[1]) != nominal:
         find("batch-size", f"params say {nominal}, the folder's name {named[1]}; the name is the nominal size")
     if named:
         trial.settings["batch_size"] = nominal = int(named[1])
     steps = _number(mutated.get("training::accumulate_gradients_steps"))
-    trial.settings["accumulation_steps"] = accumulation = int(steps) if steps and steps >= 1 else 1
+    trial.settings["accumulation_steps"] = accumulation = int(steps) if steps and 1 <= steps < MAX_STEPS else 1
     micro = settings_of(mutated).get("batch_size", nominal)
     trial.settings["micro_batch_size"] = micro
     if accumulation > 1:
@@ -167,7 +181,7 @@ def _rows(data: bytes, find: Any) -> Any:
             find("cut-line", f"line {number} of result.json is not complete JSON; left out")
             continue
         epoch = row.get("training_iteration") if isinstance(row, dict) else None
-        if type(epoch) is not int or epoch < 0:
+        if type(epoch) is not int or not 0 <= epoch < MAX_EPOCHS:
             find("cut-line", f"line {number} of result.json has no training_iteration; left out")
             continue
         yield row
@@ -176,11 +190,14 @@ def _rows(data: bytes, find: Any) -> Any:
 def _number(value: Any) -> float | None:
     """Return a finite float; lists (as the original code stored pairs) by their mean."""
     if isinstance(value, list) and value:
-        numbers = [_number(item) for item in value]
-        return None if None in numbers else sum(filter(None, numbers)) / len(numbers)
+        numbers = [None if isinstance(item, list) else _number(item) for item in value]
+        return None if None in numbers else _number(sum(filter(None, numbers)) / len(numbers))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # JSON has integers of any length
+        return None
 
 
 def _brief(numbers: list[int]) -> str:

@@ -15,9 +15,14 @@ from pickle import UnpicklingError
 
 import torch
 
-from phasezoo.layout import CODES, Layout
+from phasezoo.layout import CODES, Layout, size_in_bytes
+from phasezoo.shard import MAX_TENSORS
 
 PREFIX = "module."
+# The one name that weights_only lets through and that takes memory: a pickle of 30 bytes can ask for any number of
+# zeros. No state dict needs it.
+BOMB = b"bytearray"
+MAX_NAME = 1000  # characters of a parameter's name
 
 
 class BadCheckpoint(Exception):
@@ -61,11 +66,16 @@ def read_weights(file: Path | bytes) -> tuple[dict[str, torch.Tensor], bool]:
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded:
         raise BadCheckpoint("no-state-dict", f"holds a {type(loaded).__name__}, not a state dict")
+    if len(loaded) > MAX_TENSORS:
+        raise BadCheckpoint("bomb", f"holds {len(loaded)} tensors; a shard takes {MAX_TENSORS}")
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise BadCheckpoint("no-state-dict", f"entry {str(name)[:80]!r} is not a named tensor")
-        if tensor.layout != torch.strided or str(tensor.dtype).removeprefix("torch.") not in CODES:
-            raise BadCheckpoint("tensor-type", f"tensor {name!r} is {tensor.dtype}, {tensor.layout}")
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise BadCheckpoint("no-state-dict", f"entry {name[:80]!r} has no name that a parameter can have")
+        strange = _strange(tensor)
+        if strange:
+            raise BadCheckpoint("tensor-type", f"tensor {name!r} is {strange}")
     total = sum(t.numel() * t.element_size() for t in loaded.values())
     # An expanded tensor claims many elements of few bytes; tied weights may count twice.
     if total > 2 * size:
@@ -74,20 +84,43 @@ def read_weights(file: Path | bytes) -> tuple[dict[str, torch.Tensor], bool]:
     return {name[len(PREFIX) * stripped :]: tensor for name, tensor in loaded.items()}, stripped
 
 
+def _strange(tensor: torch.Tensor) -> str | None:
+    """Say what a tensor is, if it is not one of plain numbers in memory."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return f"{tensor.dtype}, {'nested' if tensor.is_nested else tensor.layout}, on {tensor.device}"
+    if str(tensor.dtype).removeprefix("torch.") not in CODES:
+        return str(tensor.dtype)
+    if tensor.is_neg():
+        return "a view that negates another tensor"
+    try:
+        size_in_bytes(CODES[str(tensor.dtype).removeprefix("torch.")], tensor.shape)
+    except ValueError as error:
+        return f"one that {error}"
+    return None
+
+
 def _check_container(file: Path | bytes) -> int:
     """Refuse a container whose members inflate to more than the file holds; return the file's size."""
     with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as opened:
         size = opened.seek(0, io.SEEK_END)
         opened.seek(0)
-        if opened.read(2) != b"PK":
-            return size  # the old format has no compression
-        try:
-            with zipfile.ZipFile(opened) as container:
-                inflated = sum(entry.file_size for entry in container.infolist())
-        except Exception as error:
-            raise BadCheckpoint("unreadable", f"is cut short or damaged ({error})") from None
+        if opened.read(2) != b"PK":  # the old format has no compression
+            opened.seek(0)
+            pickles = opened.read()
+            inflated = size
+        else:
+            try:
+                with zipfile.ZipFile(opened) as container:
+                    entries = container.infolist()
+                    inflated = sum(entry.file_size for entry in entries)
+                    found = [entry for entry in entries if entry.filename.endswith(".pkl")]
+                    pickles = b"".join(container.read(entry) for entry in found) if inflated <= size else b""
+            except Exception as error:
+                raise BadCheckpoint("unreadable", f"is cut short or damaged ({error})") from None
     if inflated > size:
         raise BadCheckpoint("bomb", f"{size} bytes inflate to {inflated}")
+    if BOMB in pickles:
+        raise BadCheckpoint("bomb", f"holds more than tensors (GLOBAL {BOMB.decode()})")
     return size
 
 

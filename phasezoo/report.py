@@ -49,4 +49,4 @@ def to_json(findings: Iterable[Finding], counts: Mapping[str, int]) -> bytes:
         "findings_by_kind": dict(sorted(Counter(finding.kind for finding in ordered).items())),
         "findings": [asdict(finding) for finding in ordered],
     }
-    return (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

@@ -159,7 +159,7 @@ def _trials(table: pa.Table, load: str, findings: list[Finding]) -> list[Trial]:
     _, first = np.unique(code, return_index=True)
     for row in table.take(first).to_pylist():
         name, i = row["model"], row["trial"]
-        stated = {key: int(value) for key, value in re.findall(r"_?([a-z_]+)=(\d+)(?=[,_])", name)}
+        stated = {key: int(value) for key, value in re.findall(r"_?([a-z_]+)=([0-9]{1,18})(?=[,_])", name)}
         if "training_batchsize" not in stated:
             what = "its name has no training_batchsize, and the column may hold a micro-batch size; left out."
             findings.append(Finding("trial-unreadable", name, what))

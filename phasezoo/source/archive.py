@@ -17,10 +17,12 @@ from phasezoo.errors import FormatError, IntegrityError, MissingFileError, ZooNo
 from phasezoo.manifest import MANIFEST
 from phasezoo.report import Finding
 from phasezoo.source.local import ignore
-from phasezoo.source.remote import RangeFile
+from phasezoo.source.remote import MAX_WHOLE, RangeFile
 
 MAX_RATIO = 1100  # deflate cannot exceed 1032 : 1
 MAX_FILE = 64 * 2**30
+MAX_NAME = 1024  # characters
+LARGE, LARGE_RATIO = 2**30, 50  # what is so large are weights, and those shrink by a seventh
 
 
 @dataclass
@@ -109,6 +111,8 @@ class _AsFile(RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        if base + offset < 0:
+            raise ValueError("it states places before its beginning")
         self._at = base + offset
         return self._at
 
@@ -135,7 +139,7 @@ def open_zip(file: RangeFile) -> Zip:
     twice = {name for name, n in Counter(entry.filename for entry in entries).items() if n > 1}
     for entry in entries:
         name = entry.filename
-        reason = _refuse(entry, name in twice)
+        reason = _refuse(entry, name in twice, file.size)
         if reason:
             tree.refused.append(Finding(*reason[:1], _printable(name), reason[1]))
         elif not entry.is_dir():
@@ -148,11 +152,13 @@ def _printable(name: str) -> str:
     return name.encode("unicode_escape").decode()[:200]
 
 
-def _refuse(entry: zipfile.ZipInfo, twice: bool) -> tuple[str, str] | None:
+def _refuse(entry: zipfile.ZipInfo, twice: bool, size: int) -> tuple[str, str] | None:
     name = entry.filename
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name:
         return "climbing-name", "an entry whose name leads out of the zip; not read"
+    if len(name) > MAX_NAME:
+        return "long-name", f"an entry with a name of {len(name)} characters; not read"
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "link", "a symbolic link; not followed"
     if twice:
@@ -161,8 +167,11 @@ def _refuse(entry: zipfile.ZipInfo, twice: bool) -> tuple[str, str] | None:
         return "encrypted", "an encrypted entry; not read"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "compression", f"compressed by method {entry.compress_type}; only stored and deflated are read"
+    if not 0 <= entry.header_offset <= size - 30 - entry.compress_size:
+        return "outside", "an entry that lies outside of the zip; not read"
     stored = entry.compress_type == zipfile.ZIP_STORED
     too_large = entry.file_size > MAX_FILE or entry.file_size > MAX_RATIO * (entry.compress_size + 64)
+    too_large = too_large or (entry.file_size > LARGE and entry.file_size > LARGE_RATIO * entry.compress_size)
     if too_large or (stored and entry.file_size != entry.compress_size):
         return "bomb", f"{entry.compress_size} bytes declare {entry.file_size}; not read"
     return None
@@ -203,6 +212,11 @@ class ZipSource:
 
     def read(self, path: str) -> memoryview:
         """Read a whole file."""
+        if self.size(path) > MAX_WHOLE:
+            raise IntegrityError(
+                f"{path} in {self.url} has {self.size(path):,} bytes and is compressed or no table: more than "
+                f"{MAX_WHOLE:,} are not read at once. Make the zip again, without compression (`zip -0`)."
+            )
         return memoryview(self._zip.read(self._member(path)))
 
     def read_ranges(

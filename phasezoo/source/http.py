@@ -48,7 +48,7 @@ class HttpFiles:
         """Return the length of a file, by asking for its first byte."""
         with self._answer(path, {"Range": "bytes=0-0"}) as response:
             if response.status_code == 206:
-                total = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
+                total = re.fullmatch(r"bytes [0-9]+-[0-9]+/([0-9]{1,18})", response.headers.get("Content-Range", ""))
                 return int(total[1]) if total else self._no_size(path)
             length = response.headers.get("Content-Length")
             return int(length) if length else self._no_size(path)
@@ -91,12 +91,13 @@ class HttpFiles:
                 f"all of it ({length or 'unknown'} bytes). Download the whole (of a zoo's folder, `phasezoo "
                 "download` does), or use another server."
             )
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+        sent = response.headers.get("Content-Range", "")
+        found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", sent)
         if found and found[3] != "*" and int(found[3]) < stop:
             raise _ends_early(url, start, stop, int(found[3]))
         if not found or (int(found[1]), int(found[2]) + 1) != (start, stop):
             raise SourceError(
-                f"the server of {url} answers with {response.headers.get('Content-Range')!r} where bytes {start} to "
+                f"the server of {url} answers with {sent[:200]!r} where bytes {start} to "
                 f"{stop} were asked. Use another server."
             )
         return stop - start
