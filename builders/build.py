@@ -8,7 +8,7 @@ from phasezoo.builders.raytune import build_raytune
 from phasezoo.builders.summary_csv import build_summary
 from phasezoo.errors import FormatError
 from phasezoo.report import Built
-from phasezoo.source import open_ranges
+from phasezoo.source import is_directory, open_ranges
 from phasezoo.source.archive import is_zip
 from phasezoo.trials import looks_like_summary
 
@@ -35,7 +35,7 @@ def build_zoo(
     Raises:
         FormatError: the source is none of these.
     """
-    if "://" not in str(source) and Path(source).expanduser().is_dir():
+    if is_directory(source):
         return build_raytune(source, out, zoo=zoo, workers=workers, ray=ray, dry_run=dry_run)
     file = open_ranges(str(source))
     if is_zip(file):

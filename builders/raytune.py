@@ -25,6 +25,7 @@ from phasezoo.errors import WriteError
 from phasezoo.layout import Layout
 from phasezoo.progress import bar
 from phasezoo.report import REPORT, Built, Finding, to_json
+from phasezoo.source import local_place
 
 RECORDS = ".records"
 
@@ -58,7 +59,7 @@ def build_raytune(
     """
     out = vacant(out)
     if "://" not in str(source):
-        source = Path(source).expanduser().absolute()  # processes of a cluster stand elsewhere
+        source = local_place(source)  # processes of a cluster stand elsewhere
     tree = open_tree(source)
     skeleton, axes = draft(tree.name, zoo)
     plan = make_plan(tree, axes=axes)

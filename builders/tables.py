@@ -11,9 +11,10 @@ import pyarrow as pa
 from phasezoo.builders.card import write_card
 from phasezoo.builders.pack import Packed, Run, pack
 from phasezoo.errors import FormatError, WriteError
-from phasezoo.index import REQUIRED
 from phasezoo.layout import Layout
 from phasezoo.manifest import Manifest, Shard
+from phasezoo.parquet import REQUIRED
+from phasezoo.source import local_place
 from phasezoo.tables import from_rows, staged, write_tables
 
 
@@ -143,7 +144,11 @@ def vacant(out: str | Path) -> Path:
     Raises:
         WriteError: there is something at that place.
     """
-    out = Path(out).expanduser().absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    out = local_place(out)
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except (OSError, ValueError) as error:  # a name that no file can have, or a directory that may not be read
+        raise WriteError(f"cannot write to {str(out)[:200]!r}: {error}. Give another place.") from None
+    if taken:
         raise WriteError(f"{out} exists and is not an empty directory. Give another place, or remove it first.")
     return out

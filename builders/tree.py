@@ -12,7 +12,7 @@ from typing import Protocol
 
 from phasezoo.errors import FormatError, ZooNotFoundError
 from phasezoo.report import Finding
-from phasezoo.source import open_ranges
+from phasezoo.source import is_directory, local_place, open_ranges
 from phasezoo.source.archive import is_zip, open_zip
 
 
@@ -39,8 +39,8 @@ def open_tree(source: str | Path) -> Tree:
         ZooNotFoundError: there is nothing at that place.
         FormatError: it is neither a directory nor a zip.
     """
-    if "://" not in str(source) and Path(source).expanduser().is_dir():
-        return _directory(Path(source).expanduser().absolute())
+    if is_directory(source):
+        return _directory(local_place(source))
     file = open_ranges(str(source))
     if not is_zip(file):
         raise FormatError(f"{file.url} is neither a directory nor a zip. Give a Ray Tune folder or a zip of one.")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from phasezoo import settings
 from phasezoo.errors import WriteError
 from phasezoo.source.download import partial_name
-from phasezoo.source.local import read_bytes
+from phasezoo.source.local import local_place, read_bytes
 
 if TYPE_CHECKING:
     pass
@@ -34,7 +34,7 @@ def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         from phasezoo.source.hub import assets
 
         return assets()
-    return Path(place).expanduser().absolute()
+    return local_place(place)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Cache:
 
     def path(self, key: str) -> Path:
         """Return where a blob lies, or would."""
+        if KEY.fullmatch(key) is None:  # it could lead out of the cache
+            raise ValueError(f"{key[:200]!r} is no hash, and no name of a blob.")
         return self.root / "blobs" / key[:2] / key
 
     def has(self, key: str, nbytes: int) -> bool:

@@ -86,6 +86,14 @@ class ArchitectureError(PhaseZooError, ValueError):
     """No architecture of that name, or arguments that do not fit it."""
 
 
+class TopologyError(PhaseZooError, ValueError):
+    """Networks of another shape than the call can take."""
+
+
+class LeakageError(PhaseZooError, ValueError):
+    """Parts of a split share what the split is meant to keep apart."""
+
+
 class FilterError(PhaseZooError, ValueError):
     """A filter expression that cannot be read."""
 

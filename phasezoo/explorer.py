@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from phasezoo.cells import default_epoch
 from phasezoo.errors import FormatError, WriteError
 from phasezoo.phases import PHASE_COLORS, fit_cut_of_cells
+from phasezoo.source import local_place
 from phasezoo.thresholds import thresholds_for
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def explore(zoo: Zoo, out: str | Path) -> Path:
     # "</script" would end the element, "<!--" would hide its end.
     data = json.dumps(page_data(zoo), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     text = text.replace("__TITLE__", html.escape(zoo.manifest.title)).replace("__DATA__", data)
-    out = Path(out).expanduser()
+    out = local_place(out)
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phasezoo.errors import WriteError
 from phasezoo.progress import bar
+from phasezoo.source import local_place
 
 if TYPE_CHECKING:
     from phasezoo.zoo import Zoo
@@ -61,7 +62,7 @@ def export(zoo: Zoo, out: str | Path, *, layout: str = "ray") -> Path:
 
     if layout not in LAYOUTS:
         raise ValueError(f"no layout {layout!r}. There are: {', '.join(LAYOUTS)}.")
-    out = Path(out).expanduser().absolute()
+    out = local_place(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WriteError(f"{out} exists and is not an empty directory. Give another place, or remove it first.")
     landscape = _landscape(zoo)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,8 @@ from phasezoo.errors import (
     nearest,
 )
 from phasezoo.layout import Layout
-from phasezoo.manifest import MANIFEST, Manifest
+from phasezoo.manifest import MANIFEST, SHA256, Manifest
+from phasezoo.parquet import read_table
 from phasezoo.store import Location, Store
 from phasezoo.where import equals, parse
 
@@ -29,17 +32,10 @@ if TYPE_CHECKING:
     from phasezoo.source import Source
     from phasezoo.thresholds import Thresholds
 
-# Columns without which a table cannot be used; a table may have more.
-REQUIRED: dict[str, tuple[str, ...]] = {
-    "configs": ("model_id", "cell_id", "load", "temperature", "seed", "architecture", "architecture_config"),
-    "results": ("model_id", "epoch"),
-    "landscape": ("model_id", "cell_id", "epoch", "protocol"),
-    "checkpoints": ("model_id", "epoch", "shard", "offset", "nbytes", "sha256", "layout_id"),
-    "layouts": ("layout_id", "position", "name", "dtype", "shape", "offset", "nbytes"),
-    "digests": ("model_id", "epoch", "digests"),
-}
 # Tables of the weights; a zoo of tables only has none of them.
 WEIGHTS = ("checkpoints", "layouts", "digests")
+# What of a row of checkpoints says where it lies.
+PLACE = ["shard", "offset", "nbytes", "sha256", "layout_id"]
 
 
 class Index:
@@ -102,24 +98,9 @@ class Index:
         )
 
     def _read(self, name: str) -> pa.Table:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         entry = self.manifest.tables[name]
-        where = f"{self.source.url}/{entry.path}"
         data = self.store.file(entry)
-        try:
-            # Not read_table: it imports pyarrow.dataset, and with it pandas, for 0.15 s.
-            table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))).read()
-        except (pa.ArrowException, OSError) as error:
-            raise FormatError(f"{where} is not a readable Parquet file: {error}") from None
-        missing = [c for c in REQUIRED.get(name, ()) if c not in table.column_names]
-        if missing or table.num_rows != entry.rows:
-            raise FormatError(
-                f"{where} has {table.num_rows} rows and lacks the columns {missing}; "
-                f"{MANIFEST} promises {entry.rows} rows. Rebuild the zoo with `phasezoo build`."
-            )
-        return table
+        return read_table(name, data, rows=entry.rows, where=f"{self.source.url}/{entry.path}")
 
     def _ordered(self, name: str, table: pa.Table) -> pa.Table:
         """Order rows by (model as in configs, epoch), so that a model's rows are one slice."""
@@ -133,12 +114,14 @@ class Index:
         if rank.null_count:
             stray = table.filter(pc.is_null(rank))["model_id"][0]
             raise FormatError(f"table {name!r} has rows of model {stray}, which `configs` does not list.")
-        if table["epoch"].null_count:
-            raise FormatError(f"table {name!r} has rows without an epoch. Rebuild the zoo with `phasezoo build`.")
         ranks, epochs = _numbers(rank), _numbers(table["epoch"])
         order = np.lexsort((epochs, ranks))
         if not np.array_equal(order, np.arange(len(order))):
-            table, ranks = table.take(order), ranks[order]
+            table, ranks, epochs = table.take(order), ranks[order], epochs[order]
+        twice = np.flatnonzero((np.diff(ranks) == 0) & (np.diff(epochs) == 0))
+        if len(twice):
+            model_id, epoch = ids[int(ranks[twice[0]])], epochs[twice[0]]
+            raise FormatError(f"table {name!r} has several rows of model {model_id} at epoch {epoch}. Rebuild the zoo.")
         self._starts[name] = np.searchsorted(ranks, np.arange(len(ids) + 1)).tolist()
         return table
 
@@ -199,11 +182,12 @@ class Index:
         if not self.has_weights:
             return []
         start, stop = self.span("checkpoints", row)
-        result: list[int] = self._checkpoint_epochs[start:stop]
+        result: list[int] = self.checkpoint_epochs[start:stop]
         return result
 
     @cached_property
-    def _checkpoint_epochs(self) -> list[int]:
+    def checkpoint_epochs(self) -> list[int]:
+        """Epoch of each row of `checkpoints`."""
         epochs: list[int] = self.table("checkpoints")["epoch"].to_pylist()
         return epochs
 
@@ -225,18 +209,57 @@ class Index:
     def location(self, checkpoint_row: int) -> Location:
         """Return where a checkpoint lies."""
         table = self.table("checkpoints")
-        shard, offset, nbytes, sha256, layout_id = (
-            table[name][checkpoint_row].as_py() for name in ("shard", "offset", "nbytes", "sha256", "layout_id")
-        )
+        return self._location(*(table[name][checkpoint_row].as_py() for name in PLACE))
+
+    def locations(self, checkpoint_rows: Sequence[int]) -> list[Location]:
+        """Return where several checkpoints lie."""
+        import pyarrow as pa
+
+        wanted = self.table("checkpoints").select(PLACE).take(pa.array(checkpoint_rows, pa.int64()))
+        return [self._location(*row) for row in zip(*(column.to_pylist() for column in wanted.columns), strict=True)]
+
+    def _location(self, shard: str, offset: int, nbytes: int, sha256: str, layout_id: str) -> Location:
         layout = self.layouts.get(layout_id)
         if layout is None or layout.nbytes != nbytes:
             raise FormatError(f"checkpoint in {shard} at {offset} names layout {layout_id}, which does not fit it.")
+        # The path and the hash become names of files: neither may lead elsewhere.
+        if not 0 <= offset <= self._shards.get(shard, -1) - nbytes or not SHA256.fullmatch(sha256):
+            raise FormatError(
+                f"the index states a checkpoint of {nbytes} bytes at byte {offset} of {shard[:200]!r} with sha256 "
+                f"{sha256[:64]!r}; {MANIFEST} knows no such place. Rebuild the zoo with `phasezoo build`."
+            )
         return Location(shard, offset, nbytes, sha256, layout)
+
+    def with_checkpoints(self, checkpoint_rows: Sequence[int]) -> Index:
+        """Return this index as if only these checkpoints were in the zoo; all other tables are shared."""
+        import pyarrow as pa
+
+        kept = pa.array(sorted(checkpoint_rows), pa.int64())
+        part = copy(self)
+        part._tables, part._starts = dict(self._tables), dict(self._starts)
+        for name in ("checkpoints", "digests"):
+            part._tables[name] = part._ordered(name, self.table(name).take(kept))
+        part.__dict__.pop("checkpoint_epochs", None)
+        return part
 
     def digests(self, checkpoint_row: int) -> bytes:
         """Return the digests of a checkpoint's tensors, 8 bytes each, in layout order."""
-        result: bytes = self.table("digests")["digests"][checkpoint_row].as_py()
+        result: bytes = self._digests[checkpoint_row].as_py()
+        if len(result) != 8 * len(self.location(checkpoint_row).layout):
+            raise FormatError("the table 'digests' has not one digest for each tensor. Rebuild the zoo.")
         return result
+
+    @cached_property
+    def _digests(self) -> pa.ChunkedArray:
+        table, checkpoints = self.table("digests"), self.table("checkpoints")
+        if not all(table[name].equals(checkpoints[name]) for name in ("model_id", "epoch")):
+            raise FormatError("the tables 'digests' and 'checkpoints' list other checkpoints. Rebuild the zoo.")
+        return table["digests"]
+
+    @cached_property
+    def _shards(self) -> dict[str, int]:
+        """Bytes of each shard that the manifest names."""
+        return {file.path: file.nbytes for file in self.manifest.shards}
 
     @property
     def measured(self) -> bool:
@@ -333,8 +356,10 @@ class Index:
             if unknown:
                 known = nearest(unknown, summary.column_names, limit=40)
                 raise ColumnNotFoundError(f"no column {unknown!r}. {known}") from None
-            types = ", ".join(f"{f.name} is {f.type}" for f in summary.schema if f.name in str(expression))
-            raise FilterError(f"the condition {expression} does not fit its columns ({types}): {reason}") from None
+            shown = str(expression)
+            types = ", ".join(f"{f.name} is {f.type}" for f in summary.schema if f.name in shown)
+            shown = shown if len(shown) <= 500 else f"{shown[:500]}..."
+            raise FilterError(f"the condition {shown} does not fit its columns ({types}): {reason}") from None
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.int64]:

@@ -33,6 +33,31 @@ DTYPES: dict[str, tuple[int, str]] = {
     "BOOL": (1, "bool"),
 }
 CODES: dict[str, str] = {name: code for code, (_, name) in DTYPES.items()}
+MAX_DIMENSIONS = 64  # numpy's limit
+
+
+def size_in_bytes(dtype: str, shape: Iterable[int]) -> int:
+    """Return the bytes of a tensor; safe on shapes that somebody else wrote.
+
+    Args:
+        dtype: safetensors code, one of `DTYPES`.
+        shape: natural numbers.
+
+    Raises:
+        ValueError: more dimensions than any tensor has, or strides that 64 bits do not hold.
+
+    >>> size_in_bytes("F32", (3, 2)), size_in_bytes("F32", (3, 0))
+    (24, 0)
+    """
+    shape = tuple(shape)
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"has {len(shape)} dimensions; {MAX_DIMENSIONS} are possible")
+    itemsize = strides = DTYPES[dtype][0]
+    for n in shape:
+        strides *= max(n, 1)
+        if strides >= 2**63:  # at once: the product of many large numbers takes hours
+            raise ValueError("is larger than 64 bits can count")
+    return itemsize * prod(shape)
 
 
 @dataclass(frozen=True)
@@ -64,7 +89,7 @@ class Layout:
             tensors: (name, safetensors dtype code, shape), in module order.
 
         Raises:
-            FormatError: an unknown dtype, a negative size or a name that occurs twice.
+            FormatError: an unknown dtype, a negative or absurd size, or a name that occurs twice.
 
         >>> Layout.of([("weight", "F32", (3, 2)), ("bias", "F32", (3,))]).nbytes
         36
@@ -79,6 +104,10 @@ class Layout:
             if name in seen or any(n < 0 for n in shape):
                 raise FormatError(f"tensor {name!r} occurs twice or has a negative size {shape}.")
             seen.add(name)
+            try:
+                size_in_bytes(dtype, shape)
+            except ValueError as error:
+                raise FormatError(f"tensor {name!r} {error}.") from None
             specs.append(TensorSpec(name, dtype, shape, offset))
             offset += specs[-1].nbytes
         return cls(tuple(specs))

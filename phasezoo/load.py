@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phasezoo import settings
@@ -55,9 +54,10 @@ def load(
             ``{"endpoint": ...}`` for the Hub.
 
     Raises:
+        AddressError: the address cannot be read.
         ZooNotFoundError: no zoo of that name or at that place, no such revision, or not in the cache while offline.
         SourceNotSupportedError: the zoo has no files yet.
-        SourceError: the server cannot be reached, or refuses.
+        SourceError: the server cannot be reached, or refuses; or the address holds a password.
         DependencyError: the library for this kind of address is not installed.
         IntegrityError: what was fetched is not what was published.
         FormatError: the zoo follows another version of the format, or what was fetched is no summary table.
@@ -68,11 +68,13 @@ def load(
     """
     from phasezoo.index import Index
     from phasezoo.opening import open_address, open_hub
-    from phasezoo.source import is_address, open_source
+    from phasezoo.source import check_address, is_address, local_place, open_source
     from phasezoo.store import Store
     from phasezoo.zoo import Zoo
 
     text = os.fspath(name_or_path)
+    if is_address(text):
+        check_address(text)
     entry = ZOOS.get(text)
     if text.startswith("hf://"):
         index = open_hub(
@@ -117,7 +119,7 @@ def load(
             storage_options=storage_options,
         )
         return Zoo(index)
-    if not Path(text).expanduser().exists() and os.sep not in text:
+    if not os.path.exists(local_place(text)) and os.sep not in text:
         raise ZooNotFoundError(
             f"no zoo named {text!r}, and no directory of that name. {nearest(text, ZOOS, limit=20)} "
             "A directory that holds a zoo.json works too, and so does an address such as hf://datasets/owner/name."

@@ -6,6 +6,7 @@ The manifest is written last and read first: a directory without it is not a zoo
 from __future__ import annotations
 
 import json
+import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -19,12 +20,13 @@ MANIFEST = "zoo.json"
 
 def _inside(path: str) -> str:
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or "\\" in path or ":" in parts[0] or ".." in parts:
-        raise ValueError(f"path {path!r} must be relative and stay inside the zoo")
+    if not parts or path.startswith("/") or "\\" in path or ":" in parts[0] or ".." in parts or not path.isprintable():
+        raise ValueError(f"path {path[:200]!r} must be relative and stay inside the zoo")
     return path
 
 
 InsidePath = Annotated[str, AfterValidator(_inside)]
+SHA256 = re.compile("[0-9a-f]{64}")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from phasezoo.checkpoint import Checkpoint
+from phasezoo.errors import EpochNotFoundError
 from phasezoo.shard import decode_tensor
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Model:
             epochs: which epochs; all by default.
 
         Raises:
+            EpochNotFoundError: there is no checkpoint at one of the epochs, or there are none.
             WeightsUnavailableError: the zoo has tables only.
 
         >>> import phasezoo
@@ -107,6 +109,10 @@ class Model:
         self._index.table("checkpoints")
         wanted = self.epochs if epochs is None else epochs
         pieces = [self.checkpoint(epoch).piece(name) for epoch in wanted]
+        if not pieces:
+            raise EpochNotFoundError(
+                f"no epochs of model {self.id!r} are asked for. It has checkpoints at {self.epochs}."
+            )
         specs = [piece.location.layout[name] for piece in pieces]
         buffers = self._index.store.read(pieces)
         return torch.stack([decode_tensor(buffer, s.dtype, s.shape) for buffer, s in zip(buffers, specs, strict=True)])

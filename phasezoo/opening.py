@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from phasezoo import settings
 from phasezoo.cache import Cache, cache_directory
@@ -33,7 +33,6 @@ def open_address(
     Its manifest is asked for each time: an address, unlike a commit, may come to hold another zoo. Offline, the
     manifest that was found last is used.
     """
-    _no_secrets(url)
     cache = Cache(cache_directory(cache_dir))
     name = f"manifests/{hashlib.sha256(url.encode()).hexdigest()}"
     if local_files_only or settings.offline():
@@ -130,15 +129,6 @@ def _endpoint(storage_options: dict[str, Any] | None) -> str | None:
         raise SourceError(f"storage_options of a zoo on the Hub may hold 'endpoint' only; got {unknown}.")
     endpoint: str | None = (storage_options or {}).get("endpoint")
     return endpoint
-
-
-def _no_secrets(url: str) -> None:
-    if "@" in urlsplit(url).netloc:
-        shown = url.replace(urlsplit(url).netloc.rpartition("@")[0], "...", 1)
-        raise SourceError(
-            f"{shown} holds a password, which would end up in logs and caches. Give it as storage_options "
-            "(http: {'headers': {'Authorization': ...}}; s3: {'key': ..., 'secret': ...})."
-        )
 
 
 def _not_cached(url: str) -> ZooNotFoundError:

@@ -27,6 +27,7 @@ OTSU_ACCEPTED = 0.78  # of the variance between classes; uniform data give 0.75,
 OTSU_RANGE = (1e-3, 0.3)
 SUSPECT_BARRIER = -20.0  # percentage points, in most cells that fit
 SUSPECT_SHARE = 0.8
+TINY = 1e-12  # the least width of a soft gate
 
 _FIELDS = (
     ("phase", pa.string(), "phase, or a set of phases where a metric is missing; null if there is none to give"),
@@ -227,7 +228,7 @@ def _label_cell(
 
 
 def _similarity(cka: float, cut: float, largest: float) -> float:
-    return _sigmoid((cka - cut) / (0.05 * largest))
+    return _sigmoid((cka - cut) / max(0.05 * largest, TINY))
 
 
 def _with_label(out: dict[str, Any], gates: Mapping[str, float], phases: set[str], text: str) -> dict[str, Any]:

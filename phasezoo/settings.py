@@ -23,9 +23,9 @@ def cache_size() -> int | None:
     text = os.environ.get("PHASEZOO_CACHE_SIZE", "").strip()
     if not text:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.upper())
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMGT]?)B?", text.upper())
     if match is None:
-        raise ValueError(f"PHASEZOO_CACHE_SIZE is {text!r}, which is no size. Write it like 500MB or 50GB.")
+        raise ValueError(f"PHASEZOO_CACHE_SIZE is {text[:80]!r}, which is no size. Write it like 500MB or 50GB.")
     return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phasezoo.errors import FormatError, IntegrityError
-from phasezoo.layout import DTYPES, Layout
+from phasezoo.layout import DTYPES, Layout, size_in_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,7 @@ MAX_TENSORS = 16_384
 WORTH_A_THREAD = 2**18  # bytes
 MAX_HEADER = 25_000_000  # what the Hub's parser accepts
 PAD = "__pad__/"
+EPOCH = re.compile(r"e(0|[1-9][0-9]{0,17})")  # one way to write each, and 64 bits hold it
 METADATA_KEY = "phasezoo"  # one key only: safetensors orders several at random
 
 
@@ -202,7 +204,15 @@ def _header(entries: Sequence[Entry], *, room: int = 0) -> bytes:
             stop = offset + spec.nbytes
             header[key] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, stop]}
             offset = stop
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"a model id or the name of a tensor is no text: {error}. Give it another name.") from None
+    if len(text) > MAX_HEADER - ALIGNMENT:
+        raise FormatError(
+            f"the header of the shard would take {len(text):,} bytes; readers accept {MAX_HEADER:,}. Put fewer "
+            "checkpoints in one shard, or give the tensors shorter names."
+        )
     length = max(room, 8 + len(text))
     text += b" " * (length + -length % ALIGNMENT - 8 - len(text))
     return len(text).to_bytes(8, "little") + text
@@ -248,12 +258,23 @@ class Header:
     shared: dict[str, list[str]]
 
     def checkpoints(self) -> Iterator[tuple[Entry, int]]:
-        """Yield every checkpoint of the shard with its absolute start, in file order."""
+        """Yield every checkpoint of the shard with its absolute start, in file order.
+
+        Raises:
+            FormatError: a key is not one of a checkpoint, or a checkpoint is torn or there twice.
+        """
         group: list[Tensor] = []
+        seen: set[str] = set()
         for tensor in (*self.tensors, None):
             prefix = _prefix(tensor.key) if tensor else ""
             if group and prefix != _prefix(group[0].key):
-                yield self._entry(group), group[0].start
+                entry = self._entry(group)
+                for model_id in (entry.model_id, *entry.shared_with):
+                    one = f"{model_id}/e{entry.epoch}"
+                    if one in seen:
+                        raise FormatError(f"checkpoint {one} is torn, or in the shard twice. Rebuild the zoo.")
+                    seen.add(one)
+                yield entry, group[0].start
                 group = []
             if tensor and prefix:
                 group.append(tensor)
@@ -270,8 +291,8 @@ def _prefix(key: str) -> str:
     if key.startswith(PAD):
         return ""
     parts = key.split("/", 2)
-    if len(parts) < 3 or not (parts[1].startswith("e") and parts[1][1:].isdigit()):
-        raise FormatError(f"key {key!r} does not have the form <model_id>/e<epoch>/<parameter>.")
+    if len(parts) < 3 or not EPOCH.fullmatch(parts[1]):
+        raise FormatError(f"key {key[:200]!r} does not have the form <model_id>/e<epoch>/<parameter>.")
     return f"{parts[0]}/{parts[1]}"
 
 
@@ -292,8 +313,12 @@ def parse_header(read: Callable[[int, int], bytes | memoryview], size: int, *, w
             f"{where} is not a safetensors file or is cut short: its {size} bytes announce a header of {length}."
         )
     try:
-        header = json.loads(bytes(read(8, 8 + length)), object_pairs_hook=_unique)
+        # Text, not bytes: of bytes, json guesses among encodings that other readers refuse.
+        text = bytes(read(8, 8 + length)).decode()
+        header = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
         metadata = header.pop("__metadata__", {})
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("'__metadata__' must map texts to texts")
         shared = json.loads(metadata.get(METADATA_KEY, "{}")).get("shared", {})
         if not all(isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in shared.values()):
             raise ValueError("'shared' must map checkpoints to lists of model ids")
@@ -314,15 +339,22 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a key occurs twice")
+    "".join(result).encode()  # half of a surrogate pair is no text: a ValueError
     return result
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _tensor(key: str, value: Mapping[str, Any], data_start: int) -> Tensor:
-    start, stop = value["data_offsets"]
-    dtype, shape = value["dtype"], tuple(value["shape"])
+    (start, stop), dtype, shape = value["data_offsets"], value["dtype"], value["shape"]
+    if len(value) > 3 or not (isinstance(shape, list) and isinstance(value["data_offsets"], list)):
+        raise ValueError(f"{key!r} is not described by dtype, shape and data_offsets")
+    shape = tuple(shape)
     if not all(type(n) is int and n >= 0 for n in (start, stop, *shape)):
         raise ValueError(f"{key!r} has sizes that are not natural numbers")
-    if dtype not in DTYPES or stop - start != DTYPES[dtype][0] * prod(shape):
+    if dtype not in DTYPES or stop - start != size_in_bytes(dtype, shape):
         raise ValueError(f"{key!r}: dtype {dtype!r} and shape {shape} do not make {stop - start} bytes")
     return Tensor(key, dtype, shape, data_start + start, data_start + stop)
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phasezoo.errors import FormatError
-from phasezoo.index import REQUIRED
 from phasezoo.manifest import MANIFEST, Manifest, Table
+from phasezoo.parquet import REQUIRED
 from phasezoo.source import partial_name
 
 # column -> (Arrow type, unit or None, description); a table may have more columns, which describe themselves.
@@ -104,7 +104,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     "representation_similarity_pairs": (pa.list_(pa.float64()), None, "representation_similarity of each pair"),
     **{
         f"hessian_{what}_{split}_{error}": (pa.float64(), None, f"{text} of hessian_{what}_{split}")
-        for what, error, text in (("trace", "stderr", "standard error"), ("top_ev", "error", "bound on the error"))
+        for what, error, text in (("trace", "stderr", "standard error"), ("top_ev", "error", "estimated error"))
         for split in ("train", "val")
     },
     "reasons": (pa.string(), None, "column to the reason why it is null, as JSON"),

@@ -95,14 +95,19 @@ def _read_shard(index: Index, file: File) -> Iterator[shard.Written]:
 def _disagreements(index: Index, path: str) -> Iterator[str]:
     """Compare every tensor with what the stock reader of safetensors makes of the file."""
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     local = index.source.local(path)
     if local is None:
         return
     size = index.source.size(path)
     read = partial(_range, index, path)
-    with safe_open(local, framework="pt") as stock:
+    try:
+        opened = safe_open(local, framework="pt")
+    except SafetensorError as error:
+        yield f"shard {path}: safetensors does not open it: {error}."
+        return
+    with opened as stock:
         keys = set(stock.keys())
         for tensor in shard.parse_header(read, size, where=path).tensors:
             if tensor.key not in keys:
@@ -130,13 +135,11 @@ def _indexed(index: Index) -> dict[tuple[str, int], tuple[Any, ...]]:
     if not index.manifest.shards:
         return {}
     checkpoints = index.table("checkpoints")
-    digests = index.table("digests")
+    digests = [index.digests(row) for row in range(checkpoints.num_rows)]
     keys = list(zip(checkpoints["model_id"].to_pylist(), checkpoints["epoch"].to_pylist(), strict=True))
     columns = [checkpoints[name].to_pylist() for name in ("shard", "offset", "sha256", "layout_id")]
-    rows = zip(*columns, digests["digests"].to_pylist(), strict=True)
+    rows = zip(*columns, digests, strict=True)
     indexed = dict(zip(keys, rows, strict=True))
-    for row in range(len(keys)):
-        index.location(row)  # the layout exists and has the right length
     return indexed
 
 

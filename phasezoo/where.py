@@ -6,11 +6,12 @@ import ast
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from phasezoo.errors import ColumnNotFoundError, FilterError, nearest
+from phasezoo.errors import ColumnNotFoundError, FilterError, PhaseZooError, nearest
 
 if TYPE_CHECKING:
     import pyarrow.compute as pc
 
+MAX_TERMS = 200  # Arrow takes seconds for a thousand, and a few thousand end the process
 _HINT = 'Write, for example, "width <= 8 and lr in (0.1, 0.05) and not seed == 100".'
 
 
@@ -25,17 +26,32 @@ def parse(text: str, columns: Sequence[str]) -> pc.Expression:
         columns: the columns that exist.
 
     Raises:
-        FilterError: the text is not such a condition.
+        FilterError: the text is not such a condition, or has more than `MAX_TERMS` comparisons.
         ColumnNotFoundError: it names a column that does not exist.
 
     >>> print(parse("2 <= width <= 8 and not seed == 100", ["width", "seed"]))
     (((2 <= width) and (width <= 8)) and invert((seed == 100)))
     """
+    import pyarrow as pa
+
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise FilterError(f"cannot read the condition {text!r}. {_HINT}") from None
-    return _condition(tree, text, columns)
+        terms = sum(isinstance(node, (ast.cmpop, ast.unaryop)) for node in ast.walk(tree))
+        if terms > MAX_TERMS:
+            raise FilterError(
+                f"the condition {_brief(text)} has {terms:,} comparisons; {MAX_TERMS} are possible. Use 'in' with a "
+                "list."
+            )
+        return _condition(tree, text, columns)
+    except PhaseZooError:
+        raise
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, OverflowError, pa.ArrowException):
+        raise FilterError(f"cannot read the condition {_brief(text)}. {_HINT}") from None
+
+
+def _brief(text: str) -> str:
+    """Quote the text, and no more than its beginning if it is long."""
+    return repr(text if len(text) <= 500 else f"{text[:500]}...")
 
 
 def equals(conditions: dict[str, Any], columns: Sequence[str]) -> pc.Expression:
@@ -55,10 +71,15 @@ def equals(conditions: dict[str, Any], columns: Sequence[str]) -> pc.Expression:
         column = _column(name, columns)
         if value is None:
             term = column.is_null()
-        elif isinstance(value, (list, tuple, set, frozenset, range)):
-            term = column.isin(pa.array(list(value)))
         else:
-            term = column == value
+            try:
+                several = isinstance(value, (list, tuple, set, frozenset, range))
+                term = column.isin(pa.array(list(value))) if several else column == value
+            except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+                raise FilterError(
+                    f"cannot look for {name} = {_brief(str(value))}: {error}. Give a number, a text, or a list of "
+                    "numbers or of texts."
+                ) from None
         result = term if result is None else result & term
     return pc.scalar(True) if result is None else result
 
@@ -89,7 +110,7 @@ def _condition(node: ast.expr, text: str, columns: Sequence[str]) -> pc.Expressi
         return result
     if isinstance(node, ast.Name):
         return _column(node.id, columns)
-    raise FilterError(f"cannot read {ast.unparse(node)!r} in the condition {text!r}. {_HINT}")
+    raise FilterError(f"cannot read {_brief(ast.unparse(node))} in the condition {_brief(text)}. {_HINT}")
 
 
 def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr, text: str, columns: Sequence[str]) -> pc.Expression:
@@ -97,13 +118,15 @@ def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr, text: str, colum
 
     a = _term(left, text, columns)
     b = _term(right, text, columns)
+    if a is None or isinstance(a, list):
+        raise FilterError(f"cannot read the condition {_brief(text)}: a column stands on the left. {_HINT}")
     if isinstance(op, (ast.In, ast.NotIn)) and isinstance(b, list):
         inside = a.isin(pa.array(b))
         return inside if isinstance(op, ast.In) else ~inside
     if isinstance(op, (ast.Is, ast.IsNot)) and b is None:
         return a.is_null() if isinstance(op, ast.Is) else a.is_valid()
-    if isinstance(b, list) or a is None or b is None:
-        raise FilterError(f"cannot read the condition {text!r}: use 'in' with a list and 'is' with None. {_HINT}")
+    if isinstance(b, list) or b is None:
+        raise FilterError(f"cannot read the condition {_brief(text)}: use 'in' with a list and 'is' with None. {_HINT}")
     comparisons: dict[type, Any] = {
         ast.Eq: lambda: a == b,
         ast.NotEq: lambda: a != b,
@@ -113,7 +136,7 @@ def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr, text: str, colum
         ast.GtE: lambda: a >= b,
     }
     if type(op) not in comparisons:
-        raise FilterError(f"cannot use that comparison in the condition {text!r}. {_HINT}")
+        raise FilterError(f"cannot use that comparison in the condition {_brief(text)}. {_HINT}")
     return comparisons[type(op)]()
 
 
@@ -126,11 +149,11 @@ def _term(node: ast.expr, text: str, columns: Sequence[str]) -> Any:
     try:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        raise FilterError(f"cannot read {ast.unparse(node)!r} in the condition {text!r}. {_HINT}") from None
+        raise FilterError(f"cannot read {_brief(ast.unparse(node))} in the condition {_brief(text)}. {_HINT}") from None
     if value is None:
         return None
     if isinstance(value, (list, tuple, set)):
         return list(value)
     if isinstance(value, (bool, int, float, str)):
         return pc.scalar(value)
-    raise FilterError(f"cannot compare with {value!r} in the condition {text!r}. {_HINT}")
+    raise FilterError(f"cannot compare with {_brief(str(value))} in the condition {_brief(text)}. {_HINT}")

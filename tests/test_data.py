@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import math
 import os
 import subprocess
@@ -11,13 +12,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from phasezoo.builders.pack import Run
+from phasezoo.builders.tables import write_zoo
 from phasezoo.errors import DataNotFoundError, DependencyError, FormatError
+from phasezoo.layout import Layout
+from phasezoo.nets import build
 from phasezoo.training.data import Convection, Data, Split, Text, convection, exact, generated, load_data, openwebtext
 from phasezoo.training.data.idx import read_idx
 from phasezoo.training.data.wordnet import TINYIMAGENET
+from phasezoo.training.landscape.measure import measure
+from phasezoo.training.landscape.protocols import MeasureProtocol
+from tests.conftest import draft
 from tests.data.make_datasets import (
     DOCUMENTS,
     KINDS,
@@ -461,3 +470,31 @@ def test_generated_texts_and_points_are_like_real_ones() -> None:
 def test_a_split_of_floats_is_left_as_it_is() -> None:
     x = torch.randn(3, 4)
     assert Split(x, torch.zeros(3)).normalise(x) is x
+
+
+def test_metrics_of_a_landscape_are_the_same_from_bytes_and_from_floats(tmp_path: Path) -> None:
+    arguments = {"image_size": 4, "patch_size": 2, "embedding_dim": 4, "depth": 1, "heads": 1, "num_classes": 3}
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (24, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    pixels = Split(x, torch.arange(24) % 3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
+    floats = Split(*pixels.batch(slice(None)))
+    tables = []
+    for i, split in enumerate((pixels, floats)):
+        configs, runs = [], []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            state = build("vit", **arguments).state_dict()
+            config = {"model_id": f"m{seed}", "cell_id": "c", "load": 4.0, "temperature": 0.1, "seed": seed}
+            configs.append({**config, "architecture": "vit", "architecture_config": json.dumps(arguments)})
+            runs.append(Run(f"m{seed}", "c", Layout.of_state_dict(state), (0,), {0: state}.__getitem__))
+        results = [{"model_id": config["model_id"], "epoch": 0} for config in configs]
+        tables_of = {"configs": pa.Table.from_pylist(configs), "results": pa.Table.from_pylist(results)}
+        write_zoo(tmp_path / str(i), draft(), **tables_of, runs=runs)
+        data = Data(split, split.take(slice(10)), classes=3)
+        protocol = MeasureProtocol(name="short", curve_epochs=1, products=5, train_samples=8)
+        table = measure(tmp_path / str(i), metrics=("hessian", "cka", "curves"), data=data, protocol=protocol)
+        tables.append(table.to_pylist())
+    assert tables[0] == tables[1]
+    assert tables[0][0]["representation_similarity"] is not None
+    assert tables[0][0]["hessian_trace_train"] is not None
+    assert tables[0][0]["curve_mc_test_loss"] is not None

@@ -55,6 +55,6 @@ def build(architecture: str, *, device: str | torch.device | None = None, **conf
     make = getattr(import_module(f"phasezoo.nets.{module}"), name)
     try:
         net: torch.nn.Module = make(device=device, **implied, **config)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's words for sizes that cannot be
         raise ArchitectureError(f"cannot build {architecture!r} from {config}: {error}.") from None
     return net

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import Any, Protocol
 
 from phasezoo.source.archive import ZipSource
 from phasezoo.source.download import download, partial_name
-from phasezoo.source.local import LocalRanges, LocalSource, ignore
-from phasezoo.source.remote import Files, RangeFile, RemoteRanges, RemoteSource, files_at
+from phasezoo.source.local import LocalRanges, LocalSource, ignore, local_place
+from phasezoo.source.remote import Files, RangeFile, RemoteRanges, RemoteSource, check_address, files_at
 
 __all__ = [
     "Files",
@@ -30,7 +31,10 @@ __all__ = [
     "RemoteSource",
     "Source",
     "ZipSource",
+    "check_address",
     "download",
+    "is_directory",
+    "local_place",
     "open_ranges",
     "open_source",
     "partial_name",
@@ -71,6 +75,15 @@ def is_address(text: str) -> bool:
     return "://" in text
 
 
+def is_directory(text: str | os.PathLike[str]) -> bool:
+    """Is this the path of a directory on this machine's disk?
+
+    >>> is_directory("/"), is_directory("https://example.org/")
+    (True, False)
+    """
+    return not is_address(os.fspath(text)) and os.path.isdir(local_place(text))
+
+
 def is_zip_name(text: str) -> bool:
     """Does a path or address name a zip?"""
     return text.partition("?")[0].rstrip("/").lower().endswith(".zip")
@@ -86,7 +99,7 @@ def open_source(place: str, *, storage_options: dict[str, Any] | None = None) ->
     """
     zipped = is_zip_name(place)
     if not is_address(place):
-        if not zipped or Path(place).expanduser().is_dir():
+        if not zipped or is_directory(place):
             return LocalSource(place)
         file = LocalRanges(place)
         return ZipSource(file, partial(_local_ranges, file))

@@ -35,7 +35,7 @@ class FsFiles:
             kind = url.partition("://")[0]
             extra = "pip install 'phasezoo[s3]'" if kind == "s3" else "install it"
             raise DependencyError(f"{url} needs another library: {error} ({extra}).") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OSError) as error:
             raise SourceError(f"cannot open {url}: {error}. Check the address and storage_options.") from None
 
     def address(self, path: str) -> str:

@@ -134,6 +134,8 @@ class _Answer:
             try:
                 self._context = session.stream("GET", url, headers=sent, timeout=TIMEOUT, follow_redirects=False)
                 self.response: Any = self._context.__enter__()
+            except _bad_address() as error:
+                raise SourceError(f"cannot ask for {files.address(path)}: {error}. Check the address.") from None
             except _transport_error() as error:
                 raise Transient(f"no connection ({str(error) or type(error).__name__})") from None
             except (OSError, ValueError) as error:
@@ -146,8 +148,14 @@ class _Answer:
             self._context.__exit__(None, None, None)
             if status not in (301, 302, 303, 307, 308) or not location:
                 raise _failure(files, path, status, wait)
-            url = urljoin(url, location)
-            if _origin(url) != home:
+            try:
+                url = urljoin(url, location)
+                elsewhere = _origin(url) != home
+            except ValueError as error:
+                raise SourceError(
+                    f"{files.address(path)} redirects to what is no address ({error}). Use another server."
+                ) from None
+            if elsewhere:
                 files._moved[files.address(path)] = url
         raise SourceError(f"{files.address(path)} redirects more than {MAX_REDIRECTS} times. Check the address.")
 
@@ -185,8 +193,16 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 def _transport_error() -> type[Exception]:
     """Return the root of the failures of a connection, in the client library that the Hub's library uses."""
+    error: type[Exception] = _library().TransportError
+    return error
+
+
+def _bad_address() -> tuple[type[Exception], ...]:
+    """Return the errors of the client library on addresses that no try can reach."""
+    return _library().InvalidURL, _library().UnsupportedProtocol
+
+
+def _library() -> Any:
     from huggingface_hub import get_session
 
-    library = import_module(type(get_session()).__module__.partition(".")[0])
-    error: type[Exception] = library.TransportError
-    return error
+    return import_module(type(get_session()).__module__.partition(".")[0])

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from phasezoo import settings
 from phasezoo.errors import AddressError, MissingFileError, SourceError, WriteError, ZooNotFoundError, nearest
 from phasezoo.source.http import HttpFiles
-from phasezoo.source.remote import Files, NoFiles, RemoteSource
+from phasezoo.source.remote import MAX_ADDRESS, Files, NoFiles, RemoteSource, check_address
 from phasezoo.source.transfer import TRANSIENT, Traffic, Transient, insist, retry_after
 
 PREFIX = "hf://"
+_FORM = (
+    "It has the form hf://datasets/owner/name, with @revision behind if it is not the newest (write a slash in a "
+    "revision as %2F)."
+)
+MAX_REVISION = 255  # characters
 DEFAULT = "main"  # the branch that a repository has from its beginning
 COMMIT = re.compile(r"[0-9a-f]{40}")
 Result = TypeVar("Result")
@@ -28,6 +33,27 @@ class Address:
     repo_id: str
     revision: str | None
     path: str  # of the zoo in the repository, "" for its root
+
+    def __post_init__(self) -> None:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not marked so
+
+        try:
+            validate_repo_id(self.repo_id)
+        except HFValidationError as error:
+            raise AddressError(
+                f"{self.repo_id[:200]!r} is no name of a repository on the Hub: {error} {_FORM}"
+            ) from None
+        revision = self.revision
+        if revision is not None and not (
+            0 < len(revision) <= MAX_REVISION
+            and revision.isprintable()
+            and {"", ".", ".."}.isdisjoint(revision.split("/"))
+        ):
+            raise AddressError(f"{revision[:200]!r} is no revision: no branch, tag or commit can be called so.")
+        inside = self.path.isprintable() and {".", ".."}.isdisjoint(self.path.split("/")) and "\\" not in self.path
+        if not inside or len(self.path) > MAX_ADDRESS:
+            raise AddressError(f"{self.path[:200]!r} is no folder of a repository on the Hub. {_FORM}")
 
     def __str__(self) -> str:
         at = f"@{self.revision.replace('/', '%2F')}" if self.revision else ""
@@ -43,15 +69,14 @@ def parse(url: str) -> Address:
     >>> parse("hf://datasets/owner/zoo@v1/small")
     Address(repo_id='owner/zoo', revision='v1', path='small')
     """
+    check_address(url)
     form = re.fullmatch(
-        r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<rev>[^/@]+))?(/(?P<path>[^@]*))?", url.rstrip("/")
+        r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<rev>[^/@]+))?(/(?P<path>[^@]*))?",
+        url.rstrip("/"),
+        re.ASCII,
     )
-    parts = (form["path"] or "").split("/") if form else []
-    if not form or ".." in parts:
-        raise AddressError(
-            f"{url} is no address of a zoo on the Hub. It has the form hf://datasets/owner/name, with @revision behind "
-            "if it is not the newest (write a slash in a revision as %2F)."
-        )
+    if not form:
+        raise AddressError(f"{url} is no address of a zoo on the Hub. {_FORM}")
     return Address(form["repo"], unquote(form["rev"]) if form["rev"] else None, form["path"] or "")
 
 
@@ -117,7 +142,7 @@ def hub_files(
     base = f"{endpoint or settings.endpoint()}/datasets/{address.repo_id}/resolve/{address.revision}"
     secret = token if isinstance(token, str) else None if token is False else get_token()
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    return HttpFiles(f"{base}/{address.path}" if address.path else base, headers=headers, hint=_RIGHTS)
+    return HttpFiles(f"{base}/{quote(address.path)}" if address.path else base, headers=headers, hint=_RIGHTS)
 
 
 _RIGHTS = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
-from phasezoo.errors import IntegrityError, MissingFileError, SourceError, ZooNotFoundError
+from phasezoo.errors import AddressError, IntegrityError, MissingFileError, SourceError, ZooNotFoundError
 from phasezoo.source.fs import FsFiles
 from phasezoo.source.http import HttpFiles
 from phasezoo.source.local import ignore
@@ -16,6 +18,8 @@ from phasezoo.source.transfer import Traffic, insist
 CONCURRENT = 8
 GAP = 2**20  # bytes between two ranges that may be read along
 WASTE = 0.4  # of the useful bytes, at most, are read along
+MAX_WHOLE = 2**31  # bytes of a file that is read as a whole: a manifest or a table
+MAX_ADDRESS = 8192  # characters; servers and clients take about as many
 LONGEST = 16 * 2**20  # of a coalesced range: what is longer is faster as several at the same time
 
 
@@ -115,7 +119,16 @@ class RemoteSource:
     def read(self, path: str) -> memoryview:
         """Read a whole file."""
         what = f"read {self.files.address(path)}"
-        return memoryview(insist(lambda: b"".join(self.files.stream(path)), what=what, traffic=self.traffic))
+        return memoryview(insist(lambda: self._whole(path), what=what, traffic=self.traffic))
+
+    def _whole(self, path: str) -> bytes:
+        chunks, got = [], 0
+        for chunk in self.files.stream(path):
+            chunks.append(chunk)
+            got += len(chunk)
+            if got > MAX_WHOLE:
+                raise IntegrityError(f"{self.files.address(path)} has more than {MAX_WHOLE:,} bytes, and no end.")
+        return b"".join(chunks)
 
     def read_ranges(
         self, ranges: Sequence[tuple[str, int, int]], *, done: Callable[[int, memoryview], object] = ignore
@@ -211,8 +224,44 @@ class RemoteRanges:
         return bytes(read_range(self._files, self._path, start, stop))
 
 
+def check_address(url: str) -> None:
+    """Refuse what is no address, and one that holds a password.
+
+    Raises:
+        AddressError: it is not one that can be asked for.
+        SourceError: it holds a password.
+
+    >>> check_address("https://example.org/zoo")
+    """
+    shown = re.sub("//[^/]*@", "//...@", url)  # never a password
+    form = "It has the form scheme://host/path, such as https://example.org/zoo."
+    if len(url) > MAX_ADDRESS:
+        raise AddressError(f"an address of {len(url):,} characters cannot be asked for. {form}")
+    if not url.isprintable():  # control characters, and halves of characters
+        raise AddressError(f"{shown!r} holds characters that no address has. {form}")
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme not in ("http", "https") or (bool(parts.hostname) and parts.port != 0)
+    except ValueError:
+        raise AddressError(f"{shown} is no address. {form}") from None
+    if not known:
+        raise AddressError(f"{shown} is no address: it names no server. {form}")
+    if "@" in parts.netloc:
+        raise SourceError(
+            f"{shown} holds a password, which would end up in logs and caches. Give it as storage_options "
+            "(http: {'headers': {'Authorization': ...}}; s3: {'key': ..., 'secret': ...})."
+        )
+
+
 def files_at(url: str, *, storage_options: dict[str, object] | None = None) -> Files:
-    """Return the files below an http(s) address or any other that fsspec knows."""
+    """Return the files below an http(s) address or any other that fsspec knows.
+
+    Raises:
+        AddressError: the address cannot be read.
+        SourceError: it holds a password, or storage options do not belong to it.
+        DependencyError: the library for this kind of address is not installed.
+    """
+    check_address(url)
     if url.startswith(("http://", "https://")):
         options = dict(storage_options or {})
         headers = options.pop("headers", {})

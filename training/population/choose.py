@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -46,13 +46,30 @@ def faster(nets: Sequence[nn.Module], *, batches: Sequence[Batch]) -> Literal["p
         together = _population(nets, x, y)
     except ValueError:
         return "loop"
-    apart = _loop(nets[0], *batches[0])
-    sides: tuple[tuple[Callable[[], object], list[float]], ...] = ((together, []), (apart, []))
-    for _ in range(ROUNDS + 1):
-        for step, times in sides:
-            times.append(_seconds(step, x.device))
-    ours, theirs = (statistics.median(times[1:]) for _, times in sides)  # the first of each is a warm-up
-    return "population" if ours < theirs * len(nets) else "loop"
+    return race(together, loop=_loop(nets[0], *batches[0]), members=len(nets), device=x.device)
+
+
+def race(
+    population: Callable[[], object], *, loop: Callable[[], object], members: int, device: torch.device
+) -> Literal["population", "loop"]:
+    """Time a step of a population and a step of one network in turn, and say which trains all members faster.
+
+    Args:
+        population: takes a step of all members.
+        loop: takes a step of one.
+        members: how many there are.
+        device: where they are.
+
+    >>> race(lambda: None, loop=lambda: sum(range(10_000)), members=4, device=torch.device("cpu"))
+    'population'
+    """
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(ROUNDS + 1):  # the first round is a warm-up
+        ours.append(_seconds(population, device))
+        theirs.append(_seconds(loop, device))
+    together, apart = statistics.median(ours[1:]), statistics.median(theirs[1:])
+    return "population" if together < members * apart else "loop"
 
 
 def _population(nets: Sequence[nn.Module], x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
@@ -68,12 +85,13 @@ def _population(nets: Sequence[nn.Module], x: torch.Tensor, y: torch.Tensor) -> 
 def _loop(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
     net = copy.deepcopy(net).train()
     if x.dim() == 4:
-        net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+        net = cast(Any, net).to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
 
     def step() -> None:
         optimizer.zero_grad()
-        cross_entropy(net(x), y).backward()
+        torch.autograd.backward(cross_entropy(net(x), y))
         optimizer.step()
 
     return step

@@ -65,7 +65,7 @@ class ConvPopulation:
         self.params = parameters[0].new_zeros(sum(lengths), requires_grad=False)
         self.grads, self.buffer = torch.zeros_like(self.params), torch.zeros_like(self.params)
         self._moves: list[tuple[torch.Tensor, torch.Tensor]] = []  # parameter and momentum of each layer, [groups, n]
-        parts = (flat.split(lengths) for flat in (self.params, self.grads, self.buffer))
+        parts = (torch.split(flat, lengths) for flat in (self.params, self.grads, self.buffer))
         for parameter, weights, gradient, momentum in zip(parameters, *parts, strict=True):
             n = parameter.numel()
             weights[:n].view_as(parameter).copy_(parameter.detach())
@@ -82,11 +82,11 @@ class ConvPopulation:
         groups = members + self._fill
         shape = (batch, groups * channels, *pixels)
         side = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        by_member = side.unflatten(1, (groups, channels)).transpose(0, 1)
+        by_member = side.view(batch, groups, channels, *pixels).transpose(0, 1)
         by_member[:members] = x
         by_member[members:] = x[-1:]
         logits: torch.Tensor = self.net(side)
-        return logits.unflatten(1, (groups, -1)).transpose(0, 1)[:members]
+        return logits.view(batch, groups, -1).transpose(0, 1)[:members]
 
     def step(
         self, x: torch.Tensor, y: torch.Tensor, lr: torch.Tensor, *, momentum: float
@@ -124,7 +124,7 @@ class ConvPopulation:
         self.grads.zero_()
         logits = self.forward(x)
         losses = cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
-        losses.sum().backward()
+        torch.autograd.backward(losses.sum())
         return losses.detach(), (logits.detach().argmax(-1) == y).float().mean(1)
 
     @torch.no_grad()

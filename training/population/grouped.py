@@ -32,8 +32,8 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[batch, S * in]`` to ``[batch, S * out]``, member by member."""
-        h = x.unflatten(1, (len(self.weight), -1)).transpose(0, 1)  # [S, batch, in]
-        weight = self.weight
+        h = x.reshape(len(x), len(self.weight), -1).transpose(0, 1)  # [S, batch, in]
+        weight: torch.Tensor = self.weight
         if self.bias is not None:  # [h 1] [W b]^T
             h = torch.cat([h, h.new_ones(*h.shape[:2], 1)], 2)
             weight = torch.cat([weight, self.bias.unsqueeze(2)], 2)
@@ -76,7 +76,7 @@ def group(nets: Sequence[nn.Module]) -> nn.Module:
     with torch.no_grad():
         for name, tensor in grouped.state_dict().items():
             parts = torch.stack([state[name] for state in states])
-            if not tensor.dim() and len(parts.unique()) > 1:
+            if not tensor.dim() and (parts != parts[0]).any():
                 raise ValueError(f"the networks of a population have taken equally many steps; {name} is {parts}.")
             tensor.copy_(parts.view(tensor.shape) if tensor.dim() else parts[0])
     return grouped

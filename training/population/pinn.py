@@ -128,8 +128,8 @@ class PinnPopulation:
         u[..., values] += biases[-1]
 
         du = torch.zeros_like(u)
-        initial, left, right, _ = u[:, 0, values].split(self._counts, 1)
-        d_initial, d_left, d_right, _ = du[:, 0, values].split(self._counts, 1)
+        initial, left, right, _ = torch.split(u[:, 0, values], self._counts, 1)
+        d_initial, d_left, d_right, _ = torch.split(du[:, 0, values], self._counts, 1)
         errors = (initial - self._start, left - right, u[:, 0, slopes])
         for d, error, sign in ((d_initial, 0, 2), (d_left, 1, 2), (d_right, 1, -2), (du[:, 0, slopes], 2, 2)):
             torch.mul(errors[error], sign / errors[error].shape[1], out=d)
