@@ -87,3 +87,4 @@ def test_every_metric_is_measured_or_says_why_not(name: str, request: pytest.Fix
         assert "no classes" in cell["reasons"]
     else:
         assert cell["curve_mc_train_error"] is not None
+        assert 0 < cell["gitrebasin_acc_test"] < 1

@@ -80,8 +80,7 @@ def estimate(recipe: Recipe, trials: Sequence[Trial]) -> Estimate:
         * sum(epoch > 0 or stored_by[trial.model_id] == trial.model_id for epoch in recipe.checkpoint_epochs)
         for trial in trials
     ]
-    step = {trial.model_id: unit[trial.architecture_config] * max(trial.micro_batch_size, 1) for trial in trials}
-    a, b, rate = _speed(plain, trials, step, data)
+    a, b, rate = _speed(plain, trials, unit, data)
     sizes = _sizes(recipe, trials[0])
     flops = seconds = None if sizes is None else 0.0
     for trial in trials if sizes else ():
@@ -115,23 +114,31 @@ def _operations(recipe: Recipe, trial: Trial, data: Data | Text | Convection) ->
 
 
 def _speed(
-    recipe: Recipe, trials: Sequence[Trial], step: dict[str, float], data: Data | Text | Convection
+    recipe: Recipe, trials: Sequence[Trial], unit: dict[str, float], data: Data | Text | Convection
 ) -> tuple[float, float, float]:
     """Return a and b of a step's time a + b x operations, and the operations a second of the larger step."""
+
+    def samples(trial: Trial) -> int:
+        """As many samples as do not take long; a full batch is one."""
+        return max(1, min(trial.micro_batch_size, int(TIMED / unit[trial.architecture_config])))
+
+    step = {trial.model_id: unit[trial.architecture_config] * samples(trial) for trial in trials}
     small = min(trials, key=lambda trial: step[trial.model_id])
     affordable = [t for t in trials if step[t.model_id] <= TIMED and count_parameters(t) <= 2e7]
     large = max(affordable or [small], key=lambda trial: step[trial.model_id])
-    (f0, t0), (f1, t1) = ((step[t.model_id], _time(recipe, t, data)) for t in (small, large))
+    (f0, t0), (f1, t1) = ((step[t.model_id], _time(recipe, t, samples(t), data)) for t in (small, large))
     b = max(t1 - t0, 0.0) / (f1 - f0) if f1 > 1.5 * f0 else t1 / f1
     return max(t0 - b * f0, 0.0), b, f1 / t1
 
 
-def _time(recipe: Recipe, trial: Trial, data: Data | Text | Convection) -> float:
+def _time(recipe: Recipe, trial: Trial, samples: int, data: Data | Text | Convection) -> float:
     """Time a step: the median of three, after one to warm up."""
     task = task_of(recipe, trial, data)
     net = build(trial.architecture, **trial.arguments)
     optimizer = torch.optim.AdamW(net.parameters())
-    index = torch.arange(trial.micro_batch_size or len(task)) % len(task)
+    # A network with BatchNorm takes two samples or more.
+    index = torch.arange(max(samples, 2 if recipe.task == "classification" else 1) if trial.batch_size else len(task))
+    index %= len(task)
     taken = []
     for _ in range(4):
         start = time.perf_counter()

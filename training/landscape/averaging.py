@@ -104,6 +104,6 @@ def _measured(
 ) -> Averaged:
     state = reestimate(model, state=averaged, batches=train if bn_batches is None else bn_batches, protocol=protocol)
     found = evaluate(model, batches=test, state=state, loss=loss)
-    accuracies = [evaluate(model, batches=test, state=one).accuracy for one in held_against]
+    accuracies = [evaluate(model, batches=test, state=one, loss=loss).accuracy for one in held_against]
     delta = found.accuracy - math.fsum(accuracies) / len(accuracies)
     return Averaged(state, evaluate(model, batches=train, state=state, loss=loss), found, delta)
