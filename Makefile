@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench docs clean
 
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -29,13 +29,17 @@ lint: $(VENV)/.stamp
 	$(PIP) install --quiet --no-deps --target build/typed .
 	cd build/typed && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml -p phasezoo
 
+# All benchmarks side by side with their peers, into one table; ends with status 1 if a bar is missed.
 bench: $(VENV)/.stamp
-	$(PY) benchmarks/access.py
-	$(PY) benchmarks/build.py
-	$(PY) benchmarks/population.py
-	$(PY) benchmarks/summary.py
-	$(PY) benchmarks/landscape.py
-	$(PY) benchmarks/remote.py
+	$(PY) benchmarks/table.py
+
+# What follows from the code is written into the pages first. Broken links and missing pages are errors.
+docs: $(VENV)/.stamp
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(PY) docs/scripts/generate.py
+	rm -rf build
+	$(PIP) install --quiet --no-deps --target build/documented .
+	$(PY) -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

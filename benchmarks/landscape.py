@@ -24,16 +24,16 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, relu
 
+from phasezoo.alignment import match_weights
 from phasezoo.nets import build
+from phasezoo.symmetry import symmetry
 from phasezoo.training.data import digits
-from phasezoo.training.landscape.alignment import match_weights, permute
 from phasezoo.training.landscape.cka import cka
 from phasezoo.training.landscape.connectivity import fit_bezier
 from phasezoo.training.landscape.hessian import spectral_density, top_eigenvalues, trace
 from phasezoo.training.landscape.hvp import HessianOperator
 from phasezoo.training.landscape.perceptrons import PerceptronHessian
 from phasezoo.training.landscape.replay import Batch, micro_batches
-from phasezoo.training.landscape.symmetry import symmetry
 
 SMALL = "--small" in sys.argv
 SIZE = 8 if SMALL else 32  # pixels
@@ -393,7 +393,7 @@ def alignments(rounds: int) -> None:
         def ours(net: nn.Module = net, other: nn.Module = other) -> dict[str, torch.Tensor]:
             spec = symmetry(net)
             found = match_weights(net.state_dict(), source=other.state_dict(), spec=spec)
-            return permute(other.state_dict(), spec=spec, permutations=found.permutations)
+            return spec.apply(other.state_dict(), found.permutations)
 
         def peer(net: nn.Module = net, other: nn.Module = other) -> dict[str, torch.Tensor]:
             moved = copy.deepcopy(other)  # it permutes in place; the copy is 1 to 2 % of its time

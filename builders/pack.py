@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phasezoo import shard
 from phasezoo.layout import Layout
@@ -119,3 +119,33 @@ def _padded(entry: shard.Entry) -> int:
 
 def _tensors(entry: shard.Entry) -> int:
     return len(entry.layout) + 1  # one for padding
+
+
+def file_to_json(file: shard.File) -> dict[str, Any]:
+    """Return what a shard holds, for the record of a build that may be stopped."""
+    layouts = {w.entry.layout.layout_id: w.entry.layout for w in file.written}
+    return {
+        "nbytes": file.nbytes,
+        "sha256": file.sha256,
+        "n_tensors": file.n_tensors,
+        "layouts": {key: [[s.name, s.dtype, s.shape] for s in layout.tensors] for key, layout in layouts.items()},
+        "written": [
+            [
+                *(w.entry.model_id, w.entry.epoch, w.entry.layout.layout_id, w.entry.shared_with),
+                *(w.offset, w.sha256, w.digests.hex()),
+            ]
+            for w in file.written
+        ],
+    }
+
+
+def file_from_json(data: Mapping[str, Any]) -> shard.File:
+    """Return a shard's content from its record."""
+    layouts = {key: Layout.of(tensors) for key, tensors in data["layouts"].items()}
+    written = tuple(
+        shard.Written(
+            shard.Entry(model_id, epoch, layouts[key], tuple(shared_with)), offset, sha256, bytes.fromhex(digests)
+        )
+        for model_id, epoch, key, shared_with, offset, sha256, digests in data["written"]
+    )
+    return shard.File(written, data["nbytes"], data["sha256"], data["n_tensors"])

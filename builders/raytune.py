@@ -14,9 +14,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from phasezoo import shard
 from phasezoo.builders.jobs import run_all
-from phasezoo.builders.pack import Packed, Run, pack_cell
+from phasezoo.builders.pack import Packed, Run, file_from_json, file_to_json, pack_cell
 from phasezoo.builders.plan import Plan, PlannedCell, PlannedRun, make_plan
 from phasezoo.builders.raw_tables import draft, raw_tables
 from phasezoo.builders.tables import vacant, write_index
@@ -148,7 +147,7 @@ def _build_cell(cell: PlannedCell, *, source: str, staging: str) -> str:
         os.replace(work / path, Path(staging, path))
     shutil.rmtree(work, ignore_errors=True)
     record = {
-        "shards": [[path, _file_to_json(file)] for path, file in packed],
+        "shards": [[path, file_to_json(file)] for path, file in packed],
         "findings": [asdict(finding) for finding in findings],
     }
     temporary = _record(staging, f"{cell.cell_id}.{os.getpid()}.tmp")
@@ -188,29 +187,6 @@ def _read(tree: Tree, planned: PlannedRun, layout: Layout, findings: list[Findin
     return checked
 
 
-def _file_to_json(file: shard.File) -> dict[str, Any]:
-    layouts = {w.entry.layout.layout_id: w.entry.layout for w in file.written}
-    return {
-        "nbytes": file.nbytes,
-        "sha256": file.sha256,
-        "n_tensors": file.n_tensors,
-        "layouts": {key: [[s.name, s.dtype, s.shape] for s in layout.tensors] for key, layout in layouts.items()},
-        "written": [
-            [w.entry.model_id, w.entry.epoch, w.entry.layout.layout_id, w.offset, w.sha256, w.digests.hex()]
-            for w in file.written
-        ],
-    }
-
-
-def _file_from_json(data: dict[str, Any]) -> shard.File:
-    layouts = {key: Layout.of(tensors) for key, tensors in data["layouts"].items()}
-    written = tuple(
-        shard.Written(shard.Entry(model_id, epoch, layouts[key]), offset, sha256, bytes.fromhex(digests))
-        for model_id, epoch, key, offset, sha256, digests in data["written"]
-    )
-    return shard.File(written, data["nbytes"], data["sha256"], data["n_tensors"])
-
-
 def _collect(staging: Path, plan: Plan) -> tuple[list[Packed], list[Finding], dict[str, Layout]]:
     """Read all records, in the order of the plan."""
     packed: list[Packed] = []
@@ -218,7 +194,7 @@ def _collect(staging: Path, plan: Plan) -> tuple[list[Packed], list[Finding], di
     layouts: dict[str, Layout] = {}
     for cell in plan.cells:
         record = json.loads(_record(staging, cell.cell_id).read_text())
-        packed += [(path, _file_from_json(data)) for path, data in record["shards"]]
+        packed += [(path, file_from_json(data)) for path, data in record["shards"]]
         findings += [Finding(**finding) for finding in record["findings"]]
     for _, file in packed:
         layouts.update({w.entry.model_id: w.entry.layout for w in file.written})

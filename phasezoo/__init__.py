@@ -14,16 +14,47 @@ from typing import TYPE_CHECKING, Any
 from phasezoo.load import list_zoos, load
 
 if TYPE_CHECKING:
+    from phasezoo.averaging import average, interpolate
     from phasezoo.checkpoint import Checkpoint
+    from phasezoo.ensembles import ensemble
     from phasezoo.errors import PhaseZooError
     from phasezoo.model import Model
+    from phasezoo.probing import probe
+    from phasezoo.pruning import prune
+    from phasezoo.state import Variant, permute
     from phasezoo.zoo import Zoo
 
 __version__ = "0.1.0"
-__all__ = ["Checkpoint", "Model", "PhaseZooError", "Zoo", "list_zoos", "load"]
+__all__ = [
+    "Checkpoint",
+    "Model",
+    "PhaseZooError",
+    "Variant",
+    "Zoo",
+    "average",
+    "ensemble",
+    "interpolate",
+    "list_zoos",
+    "load",
+    "permute",
+    "probe",
+    "prune",
+]
 
 # Imported when used: `import phasezoo` loads neither torch nor Arrow.
-_LAZY = {"Checkpoint": "checkpoint", "Model": "model", "PhaseZooError": "errors", "Zoo": "zoo"}
+_LAZY = {
+    "Checkpoint": "checkpoint",
+    "Model": "model",
+    "PhaseZooError": "errors",
+    "Variant": "state",
+    "Zoo": "zoo",
+    "average": "averaging",
+    "ensemble": "ensembles",
+    "interpolate": "averaging",
+    "permute": "state",
+    "probe": "probing",
+    "prune": "pruning",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from phasezoo.errors import ArchitectureError
 from phasezoo.shard import decode, decode_tensor
+from phasezoo.state import State
 from phasezoo.store import Location, Piece, Store
 
 if TYPE_CHECKING:
     import torch
 
 
-class Checkpoint(Mapping[str, "torch.Tensor"]):
+class Checkpoint(State):
     """The weights of one model at one epoch, read when they are touched.
 
     A mapping from parameter name to tensor, in module order.
@@ -52,6 +52,11 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     def metrics(self) -> dict[str, Any]:
         """The model's row of `results` at this epoch; empty if there is none."""
         return self._metrics()
+
+    @property
+    def origin(self) -> str:
+        """Model and epoch."""
+        return f"{self.model_id} epoch {self.epoch}"
 
     @property
     def nbytes(self) -> int:
@@ -93,35 +98,6 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
             IntegrityError: the bytes are not those that were written.
         """
         return decode(self._store.read([self.piece()])[0], self._location.layout)
-
-    def module(self, *, train: bool = False) -> torch.nn.Module:
-        """Read the weights into a new instance of the model class.
-
-        Args:
-            train: return the module in training mode with gradients on; by default it is in eval mode.
-
-        Raises:
-            ArchitectureError: phasezoo does not know the architecture, or the weights do not fit it.
-
-        >>> import phasezoo
-        >>> phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint().module().training
-        False
-        """
-        import json
-
-        from phasezoo.nets import build
-
-        config = json.loads(self.config["architecture_config"] or "{}")
-        state_dict = self.state_dict()
-        try:
-            module = build(self.config["architecture"], **{**config, "device": "meta"})
-            module.load_state_dict(state_dict, strict=True, assign=True)
-        except (TypeError, RuntimeError) as error:
-            raise ArchitectureError(
-                f"the weights of {self.model_id} epoch {self.epoch} do not fit {self.config['architecture']!r} with "
-                f"{config}: {error}. Use state_dict()."
-            ) from None
-        return module.train(train)
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.model_id}, epoch {self.epoch}, {len(self)} tensors, {self.nbytes:,} bytes)"

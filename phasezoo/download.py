@@ -46,7 +46,7 @@ class Download:
             f"{self.checkpoints:,} checkpoints, {size(self.nbytes)}, in {self.requests:,} requests"
             f" for {size(self.transfer)}"
         )
-        text += f"; {self.cached:,} more in the cache already" if self.cached else ""
+        text += f"; {self.cached:,} more are on this machine already" if self.cached else ""
         return text + (f"; sent: {self.traffic}" if self.traffic else "")
 
 
@@ -89,7 +89,7 @@ def download(
 
     >>> import phasezoo
     >>> print(phasezoo.load("mlp-digits").download(epochs=["last"], dry_run=True))
-    0 checkpoints, 0 bytes, in 0 requests for 0 bytes; 264 more in the cache already
+    0 checkpoints, 0 bytes, in 0 requests for 0 bytes; 264 more are on this machine already
     """
     view = zoo if where is None else zoo.filter(where)
     index = view._index

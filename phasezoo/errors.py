@@ -86,6 +86,14 @@ class ArchitectureError(PhaseZooError, ValueError):
     """No architecture of that name, or arguments that do not fit it."""
 
 
+class TopologyError(PhaseZooError, ValueError):
+    """Networks of another shape than the call can take."""
+
+
+class LeakageError(PhaseZooError, ValueError):
+    """Parts of a split share what the split is meant to keep apart."""
+
+
 class FilterError(PhaseZooError, ValueError):
     """A filter expression that cannot be read."""
 
@@ -94,8 +102,16 @@ class ThresholdError(PhaseZooError, ValueError):
     """No threshold, or set of thresholds, of that name."""
 
 
+class DataNotFoundError(PhaseZooError, FileNotFoundError):
+    """No data set of that name, or its files are neither here nor within reach."""
+
+
 class MeasureError(PhaseZooError, ValueError):
     """A metric cannot be computed on what was given."""
+
+
+class TrainError(PhaseZooError, RuntimeError):
+    """A training did not finish."""
 
 
 class DependencyError(PhaseZooError, ImportError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 # Tables of the weights; a zoo of tables only has none of them.
 WEIGHTS = ("checkpoints", "layouts", "digests")
+# What of a row of checkpoints says where it lies.
+PLACE = ["shard", "offset", "nbytes", "sha256", "layout_id"]
 
 
 class Index:
@@ -178,11 +182,12 @@ class Index:
         if not self.has_weights:
             return []
         start, stop = self.span("checkpoints", row)
-        result: list[int] = self._checkpoint_epochs[start:stop]
+        result: list[int] = self.checkpoint_epochs[start:stop]
         return result
 
     @cached_property
-    def _checkpoint_epochs(self) -> list[int]:
+    def checkpoint_epochs(self) -> list[int]:
+        """Epoch of each row of `checkpoints`."""
         epochs: list[int] = self.table("checkpoints")["epoch"].to_pylist()
         return epochs
 
@@ -204,9 +209,16 @@ class Index:
     def location(self, checkpoint_row: int) -> Location:
         """Return where a checkpoint lies."""
         table = self.table("checkpoints")
-        shard, offset, nbytes, sha256, layout_id = (
-            table[name][checkpoint_row].as_py() for name in ("shard", "offset", "nbytes", "sha256", "layout_id")
-        )
+        return self._location(*(table[name][checkpoint_row].as_py() for name in PLACE))
+
+    def locations(self, checkpoint_rows: Sequence[int]) -> list[Location]:
+        """Return where several checkpoints lie."""
+        import pyarrow as pa
+
+        wanted = self.table("checkpoints").select(PLACE).take(pa.array(checkpoint_rows, pa.int64()))
+        return [self._location(*row) for row in zip(*(column.to_pylist() for column in wanted.columns), strict=True)]
+
+    def _location(self, shard: str, offset: int, nbytes: int, sha256: str, layout_id: str) -> Location:
         layout = self.layouts.get(layout_id)
         if layout is None or layout.nbytes != nbytes:
             raise FormatError(f"checkpoint in {shard} at {offset} names layout {layout_id}, which does not fit it.")
@@ -217,6 +229,18 @@ class Index:
                 f"{sha256[:64]!r}; {MANIFEST} knows no such place. Rebuild the zoo with `phasezoo build`."
             )
         return Location(shard, offset, nbytes, sha256, layout)
+
+    def with_checkpoints(self, checkpoint_rows: Sequence[int]) -> Index:
+        """Return this index as if only these checkpoints were in the zoo; all other tables are shared."""
+        import pyarrow as pa
+
+        kept = pa.array(sorted(checkpoint_rows), pa.int64())
+        part = copy(self)
+        part._tables, part._starts = dict(self._tables), dict(self._starts)
+        for name in ("checkpoints", "digests"):
+            part._tables[name] = part._ordered(name, self.table(name).take(kept))
+        part.__dict__.pop("checkpoint_epochs", None)
+        return part
 
     def digests(self, checkpoint_row: int) -> bytes:
         """Return the digests of a checkpoint's tensors, 8 bytes each, in layout order."""

@@ -42,6 +42,11 @@ def hub() -> str | None:
     return os.environ.get("PHASEZOO_HUB") or None
 
 
+def data() -> str | None:
+    """``PHASEZOO_DATA``: a directory with data sets, one folder each, such as ``cifar10``, laid out as on the Hub."""
+    return os.environ.get("PHASEZOO_DATA") or None
+
+
 def endpoint() -> str:
     """``HF_ENDPOINT``: address of the Hub.
 

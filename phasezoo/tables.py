@@ -56,6 +56,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     "train_acc": (pa.float64(), "fraction", "accuracy on the training set"),
     "test_loss": (pa.float64(), "nats", "mean cross-entropy on the test set"),
     "test_acc": (pa.float64(), "fraction", "accuracy on the test set"),
+    "relative_l2": (pa.float64(), "fraction", "L2 norm of the error on the grid, relative to that of the solution"),
     "val_loss": (pa.float64(), "nats", "mean cross-entropy on the validation set"),
     "val_acc": (pa.float64(), "fraction", "accuracy on the validation set"),
     "time": (pa.float64(), "s", "wall-clock time of the epoch"),
@@ -103,7 +104,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str | None, str]] = {
     "representation_similarity_pairs": (pa.list_(pa.float64()), None, "representation_similarity of each pair"),
     **{
         f"hessian_{what}_{split}_{error}": (pa.float64(), None, f"{text} of hessian_{what}_{split}")
-        for what, error, text in (("trace", "stderr", "standard error"), ("top_ev", "error", "bound on the error"))
+        for what, error, text in (("trace", "stderr", "standard error"), ("top_ev", "error", "estimated error"))
         for split in ("train", "val")
     },
     "reasons": (pa.string(), None, "column to the reason why it is null, as JSON"),

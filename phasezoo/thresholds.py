@@ -109,6 +109,32 @@ _OTSU = Thresholds(
     sources={**SOURCES, "method": f"the loss does not go to zero; {_CHOICE}"},
 )
 
+_TEXT = Thresholds(
+    name="text",
+    method="otsu",
+    fit_cut=2.0,
+    mc="curve_mc_train_loss",
+    mc_eps=0.05,
+    sources={
+        **SOURCES,
+        **dict.fromkeys(("method", "fit_cut", "mc", "mc_eps"), f"the loss of a text has a floor; {_CHOICE}"),
+    },
+)
+_PINN = Thresholds(
+    name="pinn",
+    method="otsu",
+    fit_cut=0.02,
+    mc="curve_mc_train_loss",
+    mc_eps=0.01,
+    sources={
+        **SOURCES,
+        "fit_cut": f"well below 0.5, the loss of the zero function, at which training fails at large beta; {_CHOICE}",
+        **dict.fromkeys(
+            ("mc", "mc_eps"), f"an equation has no error rate; 2 % of the loss of the zero function; {_CHOICE}"
+        ),
+    },
+)
+
 # zoo -> its thresholds; all others have the default ones.
 BY_ZOO: dict[str, Thresholds] = {
     "resnet18-tinyimagenet": _TINY,
@@ -121,8 +147,18 @@ BY_ZOO: dict[str, Thresholds] = {
         fit_cut=0.05,
         sources={**SOURCES, "fit": "the loss ends at 1.2-3.6 while the accuracy reaches .88", "fit_cut": _CHOICE},
     ),
-    "gpt2-openwebtext": _OTSU,
-    "pinn-convection": _OTSU,
+    "gpt2-openwebtext": _TEXT,
+    "gpt2-text-mini": _TEXT,
+    "pinn-convection": _PINN,
+    "pinn-convection-mini": _PINN,
+    "resnet18-fashion-mini": Thresholds(
+        name="resnet18-fashion-mini",
+        fit_cut=0.3,
+        sources={**SOURCES, "fit_cut": f"five epochs: no cell goes to zero; {_CHOICE}"},
+    ),
+    "vit-digits-mini": Thresholds(
+        name="vit-digits-mini", fit_cut=0.1, sources={**SOURCES, "fit_cut": "as mlp-digits, on the same images"}
+    ),
     "mlp-digits": Thresholds(
         name="mlp-digits",
         fit_cut=0.1,

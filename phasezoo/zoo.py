@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import operator
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from phasezoo.errors import ColumnNotFoundError, ModelNotFoundError, nearest
-from phasezoo.index import Index
-from phasezoo.manifest import Manifest
+from phasezoo.errors import ModelNotFoundError
 from phasezoo.model import Model
+from phasezoo.view import View
 
 if TYPE_CHECKING:
     import datasets
+    import pandas as pd
+    import polars as pl
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from phasezoo.dataset import WeightDataset
     from phasezoo.download import Download
+    from phasezoo.normalise import Normaliser
+    from phasezoo.pairs import PairDataset
+    from phasezoo.representations import Representation
+    from phasezoo.split import Splits
+    from phasezoo.stack import Stack
     from phasezoo.thresholds import Thresholds
+    from phasezoo.weights import Epochs
 
 
-class Zoo:
+class Zoo(View):
     """A grid of trained networks, or a view of some of them.
 
     `filter`, `select`, `sort`, `sample`, `groupby` and slices return views; none reads a weight.
@@ -34,21 +41,6 @@ class Zoo:
     >>> len(zoo), len(zoo.filter(width=8)), len(zoo.filter("width <= 8 and test_acc > 0.9"))
     (264, 24, 31)
     """
-
-    def __init__(self, index: Index, rows: Sequence[int] | None = None) -> None:
-        self._index = index
-        self._all = rows is None
-        self._rows: Sequence[int] = range(index.table("configs").num_rows) if rows is None else rows
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the zoo is: title, axes, provenance, licence, citation, files."""
-        return self._index.manifest
-
-    @property
-    def name(self) -> str:
-        """Name of the zoo."""
-        return self.manifest.name
 
     @property
     def revision(self) -> str | None:
@@ -85,79 +77,87 @@ class Zoo:
         """One row per load x temperature x epoch: seed means and spreads, landscape metrics, phase."""
         return self._dataset("cells")
 
-    def phases(
-        self, *, epoch: int | None = None, thresholds: str | Thresholds | dict[str, Any] | None = None
-    ) -> pa.Table:
-        """Label the cells of this view at one epoch.
+    def stack(self, *, epoch: Epochs = "last") -> Stack:
+        """Read models of one topology into ``{name: [models, ...]}``; see `phasezoo.stack.stack`."""
+        from phasezoo.stack import stack
 
-        Cuts that depend on the data are those of the whole zoo, so that a view does not change a label.
+        return stack(self, epoch=epoch)
 
-        Args:
-            epoch: which; by default the last one with landscape metrics.
-            thresholds: a set, the name of one (``"strict_yang2021"``), or numbers to change, such as
-                ``{"mc_eps": 5.0}``; by default those of the zoo.
+    def split(self, *, by: str = "cell", test: float = 0.2, val: float = 0.1, seed: int = 0) -> Splits:
+        """Divide into train, validation and test without dividing a cell, run, seed...; see `phasezoo.split.split`."""
+        from phasezoo.split import split
 
-        Returns:
-            One row per cell: metrics, `phase`, `phase_confidence`, probabilities, margins, reasons and flags.
+        return split(self, by=by, test=test, val=val, seed=seed)
 
-        Raises:
-            EpochNotFoundError: there are no results at that epoch.
-            ThresholdError: no thresholds of that name.
-        """
-        from phasezoo.thresholds import thresholds_for
+    def to_torch(
+        self,
+        representation: str | Representation = "flat",
+        *,
+        target: str | Sequence[str] | None = None,
+        epochs: Epochs = "last",
+        normaliser: Normaliser | None = None,
+        augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+    ) -> WeightDataset:
+        """Make a torch dataset whose samples are networks; see `phasezoo.dataset.to_torch`."""
+        from phasezoo.dataset import to_torch
 
-        chosen = thresholds_for(self.name, thresholds)
-        return self._cells(self._index.epoch_cells(epoch, chosen), chosen)
+        return to_torch(
+            self,
+            representation,
+            target=target,
+            epochs=epochs,
+            normaliser=normaliser,
+            augment=augment,
+            transform=transform,
+            seed=seed,
+        )
 
-    def _cells(self, cells: pa.Table | None, thresholds: Thresholds | None) -> pa.Table:
-        """Label cells (all, by default) and keep those of this view."""
-        import pyarrow.compute as pc
+    def pairs(
+        self,
+        *,
+        within: str,
+        representation: str | Representation = "flat",
+        target: str | Sequence[str] | None = None,
+        epochs: Epochs | None = None,
+        gap: int | None = None,
+        layer: str | None = None,
+        normaliser: Normaliser | None = None,
+        seed: int = 0,
+    ) -> PairDataset:
+        """Make a torch dataset of two epochs of a run, or two seeds of a cell; see `phasezoo.pairs.pairs`."""
+        from phasezoo.pairs import pairs
 
-        from phasezoo.cells import labelled
-        from phasezoo.thresholds import thresholds_for
+        return pairs(
+            self,
+            within=within,
+            representation=representation,
+            target=target,
+            epochs=epochs,
+            gap=gap,
+            layer=layer,
+            normaliser=normaliser,
+            seed=seed,
+        )
 
-        index = self._index
-        chosen = thresholds or thresholds_for(self.name)
-        table = labelled(index.cells if cells is None else cells, chosen, classes=index.classes)
-        if self._all:
-            return table
-        ours = self.table("configs")["cell_id"].combine_chunks().unique()
-        return table.filter(pc.field("cell_id").isin(ours))
+    def sql(self, query: str) -> pa.Table:
+        """Answer a query over the tables of the view with DuckDB; see `phasezoo.sql.sql`."""
+        from phasezoo.sql import sql
 
-    def table(self, name: str) -> pa.Table:
-        """Return a table of this view as Arrow, with units and descriptions in the field metadata.
+        return sql(self, query)
 
-        Args:
-            name: ``configs``, ``results``, ``landscape``, ``checkpoints``, ``layouts``, ``digests``, ``summary`` or
-                ``cells``.
+    def to_pandas(self, table: str = "summary") -> pd.DataFrame:
+        """Return a table of the view as a pandas data frame."""
+        from phasezoo.sql import to_pandas
 
-        Raises:
-            TableNotFoundError: no table of that name.
+        return to_pandas(self, table)
 
-        >>> import phasezoo
-        >>> phasezoo.load("mlp-digits").filter(width=8, seed=100).table("results").num_rows
-        1208
-        """
-        import pyarrow as pa
-        import pyarrow.compute as pc
+    def to_polars(self, table: str = "summary") -> pl.DataFrame:
+        """Return a table of the view as a Polars data frame."""
+        from phasezoo.sql import to_polars
 
-        if name == "cells":
-            return self._cells(None, None)
-        derived = {"summary": lambda: self._index.summary, "configs": lambda: self._index.configs}
-        table = derived[name]() if name in derived else self._index.table(name)
-        if self._all or name == "layouts":
-            return table
-        if name in ("configs", "summary"):
-            return table.take(pa.array(self._rows, pa.int64()))
-        configs = self.table("configs")
-        if name == "landscape":
-            # Rows on a cell have no model_id; they belong to every view that holds a model of the cell.
-            ours = pc.field("model_id").isin(configs["model_id"].combine_chunks())
-            cells = pc.field("cell_id").isin(configs["cell_id"].combine_chunks().unique())
-            return table.filter(ours | (pc.field("model_id").is_null() & cells))
-        spans = [self._index.span(name, row) for row in self._rows]
-        slices = [table.slice(start, stop - start) for start, stop in spans]
-        return pa.concat_tables(slices) if slices else table.slice(0, 0)
+        return to_polars(self, table)
 
     def download(
         self,
@@ -215,84 +215,6 @@ class Zoo:
         from datasets.table import InMemoryTable
 
         return datasets.Dataset(InMemoryTable(self.table(name)))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that reading every checkpoint of this view would take; 0 for a zoo of tables only."""
-        if not self._index.has_weights:
-            return 0
-        import pyarrow.compute as pc
-
-        return pc.sum(self.table("checkpoints")["nbytes"]).as_py() or 0
-
-    def filter(self, condition: pc.Expression | str | None = None, /, **columns: Any) -> Zoo:
-        """Keep the models that satisfy a condition.
-
-        Args:
-            condition: a `pyarrow.compute` expression, or text such as ``"width <= 8 and test_acc > 0.9"``,
-                on the columns of `summary`.
-            **columns: column=value; a list, tuple, set or range means any of its values.
-
-        Raises:
-            ColumnNotFoundError: no such column.
-            FilterError: the condition cannot be read or does not fit its columns.
-
-        >>> import phasezoo, pyarrow.compute as pc
-        >>> zoo = phasezoo.load("mlp-digits")
-        >>> len(zoo.filter(width=[2, 64], lr=0.1)), len(zoo.filter(pc.field("train_loss") < 0.003))
-        (6, 97)
-        """
-        kept = set(self._index.match(condition, columns))
-        return self._view([row for row in self._rows if row in kept])
-
-    def select(self, indices: Sequence[int]) -> Zoo:
-        """Keep the models at these positions of the view, in the order given."""
-        return self._view([self._rows[i] for i in indices])
-
-    def sort(self, by: str, *, descending: bool = False) -> Zoo:
-        """Order the models by a column of `summary`; missing values come last, equal ones keep their order."""
-        values = self._column(by)
-        present = [i for i, value in enumerate(values) if value is not None]
-        present.sort(key=lambda i: values[i], reverse=descending)
-        return self.select(present + [i for i, value in enumerate(values) if value is None])
-
-    def sample(self, n: int, *, seed: int) -> Zoo:
-        """Draw `n` models without replacement, reproducibly.
-
-        Raises:
-            ValueError: the view has fewer models.
-        """
-        if not 0 <= n <= len(self):
-            raise ValueError(f"cannot draw {n} of {len(self)} models. Ask for at most {len(self)}.")
-        return self.select(random.Random(seed).sample(range(len(self)), n))
-
-    def groupby(self, *by: str) -> Iterator[tuple[Any, Zoo]]:
-        """Yield (value, view) for each value of a column, ascending; with several columns, tuples of values.
-
-        >>> import phasezoo
-        >>> [(width, len(view)) for width, view in phasezoo.load("mlp-digits").groupby("width")][:2]
-        [(2, 24), (3, 24)]
-        """
-        columns = [self._column(name) for name in by]
-        groups: dict[Any, list[int]] = {}
-        for i, key in enumerate(zip(*columns, strict=True)):
-            groups.setdefault(key, []).append(i)
-        # None sorts last: it cannot be compared with other values.
-        for key in sorted(groups, key=lambda key: [(value is None, value) for value in key]):
-            yield (key if len(by) > 1 else key[0]), self.select(groups[key])
-
-    def _column(self, name: str) -> list[Any]:
-        names = self._index.summary.column_names
-        if name not in names:
-            raise ColumnNotFoundError(f"no column {name!r}. {nearest(name, names, limit=40)}")
-        values: list[Any] = self._index.summary[name].to_pylist()
-        return [values[row] for row in self._rows]
-
-    def _view(self, rows: Sequence[int]) -> Zoo:
-        return Zoo(self._index, rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __iter__(self) -> Iterator[Model]:
         return (Model(self._index, row) for row in self._rows)

@@ -103,3 +103,10 @@ def test_a_mistake_is_one_line_and_exits_with_two(arguments: list[str], message:
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert result.stdout == ""
+
+
+def test_without_typer_the_command_says_what_to_install() -> None:
+    code = "import sys; sys.modules['typer'] = None; import phasezoo.cli"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "The phasezoo command needs typer: pip install 'phasezoo[cli]'\n"

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 import phasezoo
-from phasezoo import cli
 from phasezoo.builders.tables import write_zoo
+from phasezoo.cli import browse
 from phasezoo.errors import WriteError
 from phasezoo.explorer import explore, page_data
 from phasezoo.phases import fit_cut_of
@@ -354,7 +354,7 @@ def test_the_command_can_open_the_page(
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or started)
     out = tmp_path / "zoo.html"
-    cli.explore("mlp-digits", str(out), show_page=True)
+    browse.explore("mlp-digits", str(out), show_page=True)
     assert opened == [out.as_uri()]
     printed = capsys.readouterr()
     assert printed.out.startswith(f"wrote {out} (")

@@ -8,14 +8,15 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, relu
 
+from phasezoo.alignment import align, match_weights
+from phasezoo.averaging import average_states
+from phasezoo.batchnorm import reestimate
 from phasezoo.errors import MeasureError
 from phasezoo.nets import build
+from phasezoo.symmetry import symmetry
 from phasezoo.training.data import digits
-from phasezoo.training.landscape.alignment import align, match_weights, permute
-from phasezoo.training.landscape.averaging import average, epoch_average, seed_average
-from phasezoo.training.landscape.batchnorm import reestimate
+from phasezoo.training.landscape.averaging import epoch_average, seed_average
 from phasezoo.training.landscape.replay import evaluate, micro_batches
-from phasezoo.training.landscape.symmetry import Symmetry, symmetry
 from phasezoo.training.population import Member, train
 from tests.landscape_cases import images, mlp, resnet, vectors
 
@@ -77,11 +78,6 @@ def seeded(make: type[nn.Module]) -> nn.Module:
     return make().eval()
 
 
-def shuffled(spec: Symmetry, *, seed: int = 0) -> dict[int, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {group: torch.randperm(size, generator=generator) for group, size in spec.sizes.items()}
-
-
 def build_mlp() -> nn.Module:
     torch.manual_seed(0)
     return build("mlp", in_features=8, width=12, depth=3, out_features=4)
@@ -105,7 +101,7 @@ def test_permuted_networks_compute_the_same_function(name: str, dtype: torch.dty
     net, (x, _) = make().to(dtype), data(5)
     spec = symmetry(net)
     assert spec.sizes
-    state = permute(net.state_dict(), spec=spec, permutations=shuffled(spec))
+    state = spec.apply(net.state_dict(), spec.draw(seed=0))
     assert any(not torch.equal(state[key], tensor) for key, tensor in net.state_dict().items())
     x = x.to(dtype)
     with torch.no_grad():
@@ -149,17 +145,17 @@ def test_a_network_that_cannot_be_traced_is_refused() -> None:
 def test_a_planted_permutation_is_recovered_exactly(name: str, seed: int) -> None:
     net = CASES[name][0]()
     state, spec = net.state_dict(), symmetry(net)
-    planted = shuffled(spec, seed=seed)
-    other = permute(state, spec=spec, permutations=planted)
+    planted = spec.draw(seed=seed)
+    other = spec.apply(state, planted)
     found = match_weights(state, source=other, spec=spec, seed=seed)
-    back = permute(other, spec=spec, permutations=found.permutations)
+    back = spec.apply(other, found.permutations)
     assert found.converged
     assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
     for group, permutation in planted.items():
         assert torch.equal(permutation[found.permutations[group]], torch.arange(len(permutation)))
     assert found.objective == sorted(found.objective)
     (aligned_state, aligned_other) = align(net, states=[state, other], seed=seed)
-    for key, tensor in average([aligned_state, aligned_other]).items():
+    for key, tensor in average_states([aligned_state, aligned_other]).items():
         torch.testing.assert_close(tensor, state[key])
 
 
@@ -168,7 +164,7 @@ def test_the_objective_never_falls_and_the_distance_shrinks() -> None:
     spec = symmetry(a)
     found = match_weights(a.state_dict(), source=b.state_dict(), spec=spec)
     assert all(later >= earlier for earlier, later in zip(found.objective, found.objective[1:], strict=False))
-    moved = permute(b.state_dict(), spec=spec, permutations=found.permutations)
+    moved = spec.apply(b.state_dict(), found.permutations)
     distance = lambda state: sum((p - state[name]).square().sum().item() for name, p in a.named_parameters())  # noqa: E731
     gained = found.objective[-1] - found.objective[0]
     assert distance(b.state_dict()) - distance(moved) == pytest.approx(2 * gained)
@@ -188,14 +184,14 @@ def test_an_average_with_weights_0_and_1_is_the_second_network_in_every_tensor()
     b["bn1.num_batches_tracked"] = torch.tensor(7)
     a["fc.bias"][0] = torch.inf
     for weights, end in (([0, 1], b), ([1, 0], a)):
-        found = average([a, b], weights)
+        found = average_states([a, b], weights)
         assert list(found) == list(a)
         assert all(torch.equal(found[name], tensor) for name, tensor in end.items())
 
 
 def test_averages_in_the_corrected_and_in_the_published_definition() -> None:
     states = [resnet(seed=s).state_dict() for s in range(3)]
-    corrected, published = average(states), average(states, protocol="published")
+    corrected, published = average_states(states), average_states(states, protocol="published")
     for name, tensor in states[0].items():
         mean = torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)
         if tensor.is_floating_point():
@@ -208,11 +204,11 @@ def test_averages_in_the_corrected_and_in_the_published_definition() -> None:
     corrected["fc.bias"].zero_()
     assert states[0]["fc.bias"].any()
     with pytest.raises(MeasureError, match="3 networks with 2 weights"):
-        average(states, [0.5, 0.5])
+        average_states(states, [0.5, 0.5])
     with pytest.raises(MeasureError, match="cannot average 0 networks"):
-        average([])
+        average_states([])
     with pytest.raises(MeasureError, match="differ in names or shapes"):
-        average([states[0], mlp().state_dict()])
+        average_states([states[0], mlp().state_dict()])
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +249,7 @@ def test_averages_through_batchnorm_get_their_own_statistics() -> None:
     nets, (x, y) = [resnet(width=4, seed=s) for s in range(2)], images(32)
     batches = [(x, y)]
     found = seed_average(nets[0], states=[net.state_dict() for net in nets], train=batches, test=batches)
-    averaged = average(align(nets[0], states=[net.state_dict() for net in nets]))
+    averaged = average_states(align(nets[0], states=[net.state_dict() for net in nets]))
     expected = reestimate(nets[0], state=averaged, batches=batches)
     assert all(torch.equal(found.state[name], tensor) for name, tensor in expected.items())
     assert found.test.loss == pytest.approx(cross_entropy(functional_call(nets[0], expected, (x,)), y).item())

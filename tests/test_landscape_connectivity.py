@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear, relu
 
+from phasezoo.batchnorm import reestimate
 from phasezoo.errors import MeasureError
 from phasezoo.nets import build
 from phasezoo.training.data import digits
-from phasezoo.training.landscape.batchnorm import reestimate
 from phasezoo.training.landscape.connectivity import Curve, barrier, fit_bezier, learning_rates, mode_connectivity
 from phasezoo.training.landscape.replay import evaluate, micro_batches
 from phasezoo.training.population import Member, train

@@ -18,6 +18,7 @@ from phasezoo.phases import PHASES, fit_cut_of, label, otsu
 from phasezoo.registry import ZOOS
 from phasezoo.summary import parse
 from phasezoo.thresholds import BY_ZOO, DEFAULT, STRICT_YANG2021, Thresholds, thresholds_for
+from phasezoo.training.recipes import names
 from tests.conftest import draft
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -133,7 +134,7 @@ def test_thresholds_can_be_named_changed_and_told_apart_by_their_hash() -> None:
     with pytest.raises(ThresholdError, match="no set of thresholds 'strict'"):
         thresholds_for("mlp-digits", "strict")
     for zoo in BY_ZOO:
-        assert zoo in ZOOS
+        assert zoo in {*ZOOS, *names()}
 
 
 # In a zoo

@@ -1,178 +1,344 @@
-"""Train the whole grid of a recipe and write it as a zoo."""
+"""Train the whole grid of a recipe and write it as a zoo: here, on processes, or on a Ray cluster.
+
+Trials keep journals beside the zoo; a cell is packed into shards when its last trial is done, and its journals are
+let go. A training that was stopped, by whatever, goes on from the journals when it is called again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
-from phasezoo.builders.pack import Run
-from phasezoo.builders.tables import vacant, write_zoo
+from phasezoo import load
+from phasezoo.builders.jobs import run_all
+from phasezoo.builders.pack import Packed, Run, file_from_json, file_to_json, pack_cell
+from phasezoo.builders.tables import vacant, write_index
+from phasezoo.errors import FilterError, TrainError, WriteError
 from phasezoo.layout import Layout
 from phasezoo.manifest import Manifest, Provenance
+from phasezoo.nets import build
 from phasezoo.progress import bar
-from phasezoo.tables import from_rows, topology_id
-from phasezoo.training.data import Data, load_data
-from phasezoo.training.population import Epoch, Member, train
-from phasezoo.training.recipes import Recipe
+from phasezoo.tables import COLUMNS, describe, from_rows, topology_id
+from phasezoo.training.data import Convection, Data, Text
+from phasezoo.training.journal import Journal
+from phasezoo.training.recipe import Recipe, Trial
+from phasezoo.training.run import groups, run
+from phasezoo.training.train import Precision, Protocol
+from phasezoo.where import parse
 
+RECORDS = ".records"
 CONFIGS = (
-    *("model_id", "cell_id", "load", "temperature", "seed", "width", "lr", "batch_size", "micro_batch_size"),
-    *("accumulation_steps", "optimizer", "momentum", "weight_decay", "dataset", "architecture"),
-    *("architecture_config", "n_params", "topology_id", "source"),
+    *("model_id", "cell_id", "load", "temperature", "seed", "width", "embedding_dim", "model_dim", "beta", "lr"),
+    *("batch_size", "micro_batch_size", "accumulation_steps", "optimizer", "momentum", "weight_decay", "scheduler"),
+    *("dataset", "architecture", "architecture_config", "n_params", "topology_id", "source"),
 )
-RESULTS = ("model_id", "epoch", "train_loss", "train_acc", "test_loss", "test_acc")
 
 
-def train_grid(recipe: Recipe, out: str | Path) -> Manifest:
+def train_grid(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    where: str | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    raw: bool = False,
+    protocol: Protocol = "corrected",
+    precision: Precision = "float32",
+    compiled: bool = False,
+    data: Data | Text | Convection | None = None,
+) -> Manifest:
     """Train every model of a recipe and write the zoo.
-
-    Models of one width are one population over learning rates and seeds.
 
     Args:
         recipe: what to train.
-        out: directory that does not exist yet or is empty.
+        out: directory that does not exist yet or is empty; all workers must see it.
+        where: condition on the models, such as ``"width <= 8"``.
+        workers: processes that train at the same time.
+        ray: address of a Ray cluster that trains instead; ``"auto"``.
+        raw: also write ``<out>-raw``, the folders that code for the published zoos reads.
+        protocol: of gradient accumulation; see `phasezoo.training.train.train`.
+        precision: see there.
+        compiled: see there.
+        data: the data set; by default the one that the recipe names.
 
     Raises:
-        WriteError: the directory exists and is not empty, or cannot be written.
+        WriteError: the directory exists and is not empty, cannot be written, or holds a stopped training of another
+            grid.
+        FilterError: no model meets the condition.
+        TrainError: some trials did not finish.
     """
     out = vacant(out)  # before the work, not after it
-    data = load_data(recipe.dataset)
+    trials = select(recipe, where)
+    work = groups(recipe, trials)
+    staging = out.with_name(f".{out.name}.partial")
+    _start(staging, recipe, trials, [protocol, precision])
+    records = staging / RECORDS
+    job = partial(
+        run, recipe=recipe, records=str(records), protocol=protocol, precision=precision, compiled=compiled, data=data
+    )
+    cells = {cell: tuple(of_cell) for cell, of_cell in groupby(trials, key=lambda trial: trial.cell_id)}
+    stored_by = owners(trials)
+    waiting = {cell: {t.model_id for t in of_cell} for cell, of_cell in cells.items() if not _record(records, cell)}
+    todo = [group for group in work if any(trial.cell_id in waiting for trial in group)]
+    with bar(f"training {recipe.name}", total=len(trials), unit="model") as progress:
+        progress.update(len(trials) - sum(map(len, todo)))
+        for group in _finished(job, todo, recipe, records, workers=workers, ray=ray):
+            progress.update(len(group))
+            for trial in group:
+                waiting.get(trial.cell_id, set()).discard(trial.model_id)
+            for cell in [cell for cell, missing in waiting.items() if not missing]:
+                del waiting[cell]
+                _pack(cell, cells[cell], recipe, staging, stored_by)
+    return _write(out, staging, recipe, cells, trials, raw=raw)
+
+
+def select(recipe: Recipe, where: str | None) -> list[Trial]:
+    """Return the trials of a recipe that meet a condition on the columns of `configs`.
+
+    >>> from phasezoo.training.recipes import recipe
+    >>> len(select(recipe("resnet50-cifar10"), "width <= 4 and batch_size in (8, 16) and seed == 0"))
+    4
+    """
+    trials = recipe.trials()
+    if where is None:
+        return trials
+    columns = [name for name in CONFIGS if name not in ("n_params", "topology_id")]
+    rows = [{**_config(recipe, trial, n_params=0), "row": i} for i, trial in enumerate(trials)]
+    table = from_rows(rows, columns).append_column("row", [[row["row"] for row in rows]])
+    chosen = table.filter(parse(where, columns))["row"].to_pylist()
+    if not chosen:
+        axes = ", ".join(
+            f"{a.column} in {a.values[0]:g} ... {a.values[-1]:g}" for a in (recipe.load, recipe.temperature)
+        )
+        raise FilterError(f"no model of recipe {recipe.name!r} meets {where!r}. Its grid has {axes}.")
+    return [trials[i] for i in chosen]
+
+
+def _start(staging: Path, recipe: Recipe, trials: Sequence[Trial], switches: Sequence[str]) -> None:
+    """Prepare the working directory, or find the one of the same training."""
+    content = json.dumps([recipe.model_dump(mode="json"), [t.model_id for t in trials], *switches], sort_keys=True)
+    key = hashlib.sha256(content.encode()).hexdigest()
+    plan = staging / RECORDS / "plan"
+    try:
+        if not plan.is_file():
+            plan.parent.mkdir(parents=True, exist_ok=True)
+            plan.write_text(key)
+    except OSError as error:
+        raise WriteError(f"cannot write the zoo to {staging.parent}: {error.strerror}.") from None
+    if plan.read_text() != key:
+        raise WriteError(
+            f"{staging} holds a stopped training of another recipe, grid or number of epochs. Repeat that command, "
+            "give another place, or remove the directory."
+        )
+
+
+def _finished(
+    job: Any, todo: Sequence[tuple[Trial, ...]], recipe: Recipe, records: Path, *, workers: int, ray: str | None
+) -> Iterator[tuple[Trial, ...]]:
+    """Yield the groups as they are finished, in any order; those that an earlier command finished come first."""
+    kept = recipe.epochs, recipe.checkpoint_epochs
+    left = []
+    for group in todo:
+        if all(Journal(records / trial.model_id).covers(*kept) for trial in group):
+            yield group
+        else:
+            left.append(group)
+    if ray is not None:
+        from phasezoo.training.cluster import run_on_ray
+
+        yield from run_on_ray(job, left, address=ray, resources=recipe.resources, storage=records / "ray")
+    else:
+        yield from run_all(partial(_exhaust, job), left, workers=workers)
+
+
+def _exhaust(job: Any, group: tuple[Trial, ...]) -> tuple[Trial, ...]:
+    for _ in job(group):
+        pass
+    return group
+
+
+def owners(trials: Sequence[Trial]) -> dict[str, str]:
+    """Map each model to the one that stores its initial network: the first with that network and seed."""
+    first: dict[tuple[str, int], str] = {}
+    return {t.model_id: first.setdefault((t.architecture_config, t.seed), t.model_id) for t in trials}
+
+
+def _record(records: Path, cell: str) -> dict[str, Any] | None:
+    path = records / f"{cell}.json"
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return found
+
+
+def _pack(cell: str, trials: Sequence[Trial], recipe: Recipe, staging: Path, owners: dict[str, str]) -> None:
+    """Pack a cell whose trials are complete; its record appears last, then its journals lose their weights."""
+    records = staging / RECORDS
+    journals = {trial.model_id: Journal(records / trial.model_id) for trial in trials}
+    short = [i for i, journal in journals.items() if not journal.covers(recipe.epochs, recipe.checkpoint_epochs)]
+    if short:
+        raise TrainError(f"{', '.join(short)} did not finish. The same command goes on from what is there.")
+    runs, n_params = [], 0
+    for trial in trials:
+        journal = journals[trial.model_id]
+        epochs = sorted(recipe.checkpoint_epochs)
+        if owners[trial.model_id] != trial.model_id and 0 in epochs:
+            epochs.remove(0)
+        same = tuple(i for i, owner in owners.items() if owner == trial.model_id and i != trial.model_id)
+        layout = Layout.of_state_dict(journal.weights(epochs[0])) if epochs else Layout(())
+        runs.append(Run(trial.model_id, cell, layout, tuple(epochs), journal.weights, {0: same} if same else {}))
+    work = records / f"work-{os.getpid()}"
+    shutil.rmtree(work, ignore_errors=True)
+    packed = pack_cell(cell, runs, work)
+    for path, _ in packed:
+        (staging / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(work / path, staging / path)
+    shutil.rmtree(work)
+    n_params = count_parameters(trials[0])
+    record = {
+        "shards": [[path, file_to_json(file)] for path, file in packed],
+        "configs": [_config(recipe, trial, n_params=n_params) for trial in trials],
+        "results": [
+            {"model_id": i, "epoch": epoch, **metrics}
+            for i, journal in journals.items()
+            for epoch, metrics in journal.results().items()
+            if epoch <= recipe.epochs
+        ],
+    }
+    temporary = records / f"{cell}.tmp"
+    temporary.write_text(json.dumps(record))
+    os.replace(temporary, records / f"{cell}.json")
+    for journal in journals.values():
+        journal.forget_weights()
+
+
+def count_parameters(trial: Trial) -> int:
+    """Return the number of trainable parameters, without allocating them."""
+    return sum(p.numel() for p in build(trial.architecture, device="meta", **trial.arguments).parameters())
+
+
+def _write(
+    out: Path,
+    staging: Path,
+    recipe: Recipe,
+    cells: dict[str, tuple[Trial, ...]],
+    trials: Sequence[Trial],
+    *,
+    raw: bool,
+) -> Manifest:
+    """Write tables, card and manifest beside the shards, and move the zoo to its place."""
+    packed: list[Packed] = []
     configs: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    runs: list[Run] = []
-    with bar(f"training {recipe.name}", total=len(recipe.load.values) * recipe.epochs, unit="epoch") as progress:
-        for width in map(int, recipe.load.values):
-            members = [Member(seed, lr) for lr in recipe.temperature.values for seed in recipe.seeds]
-            ids = [f"{_cell_id(width, m.lr)}-s{m.seed}" for m in members]
-            saved: dict[str, dict[int, dict[str, torch.Tensor]]] = {model_id: {} for model_id in ids}
-            for state in _train_width(recipe, width, members, data):
-                results += _results(ids, state)
-                if state.epoch in recipe.checkpoint_epochs:
-                    for i, model_id in enumerate(ids):
-                        saved[model_id][state.epoch] = state.population.state_dict(i)
-                progress.update(state.epoch > 0)
-            configs += [_config(recipe, width, m, i, saved[i]) for m, i in zip(members, ids, strict=True)]
-            runs += _runs(width, members, ids, saved)
-    # In configs a cell's seeds follow one another; in results a model's epochs do.
-    rank = {config["model_id"]: i for i, config in enumerate(configs)}
-    results.sort(key=lambda row: (rank[row["model_id"]], row["epoch"]))
-    return write_zoo(
-        out,
+    for cell in cells:
+        record = _record(staging / RECORDS, cell)
+        if record is None:
+            raise TrainError(f"cell {cell} is not complete. The same command goes on from what is there.")
+        packed += [(path, file_from_json(data)) for path, data in record["shards"]]
+        configs += record["configs"]
+        results += record["results"]
+    manifest = write_index(
+        staging,
         _draft(recipe),
-        configs=from_rows(configs, CONFIGS),
-        results=from_rows(results, RESULTS),
-        runs=runs,
+        configs=_present(configs, CONFIGS),
+        results=_of_task(
+            recipe.task, _present(results, ("model_id", "epoch", *(name for name in COLUMNS if name in results[0])))
+        ),
+        landscape=None,
+        packed=packed,
     )
+    shutil.rmtree(staging / RECORDS)
+    if out.exists():
+        out.rmdir()
+    os.replace(staging, out)
+    if raw:
+        load(out).export(out.with_name(f"{out.name}-raw"))
+    return manifest
 
 
-def _train_width(recipe: Recipe, width: int, members: Sequence[Member], data: Data) -> Any:
-    return train(
-        members,
-        data,
-        config={**recipe.architecture_config, "width": width},
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
+def _of_task(task: str, results: pa.Table) -> pa.Table:
+    """Describe the losses of an equation, which are no cross-entropies."""
+    described = {
+        "train_loss": "squared residual, initial error and periodicity error, each a mean, summed",
+        "test_loss": "mean squared error on the grid",
+    }
+    if task != "pde":
+        return results
+    plain = [
+        describe(field.remove_metadata(), unit=None, description=described[field.name])
+        if field.name in described
+        else field
+        for field in results.schema
+    ]
+    return results.cast(pa.schema(plain))
 
 
-def _cell_id(width: int, lr: float) -> str:
-    return f"w{width}-lr{lr:g}"
+def _present(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
+    """Make a table of the columns that occur, each once."""
+    return from_rows(rows, [n for n in dict.fromkeys(columns) if any(row.get(n) is not None for row in rows)])
 
 
-def _config(
-    recipe: Recipe, width: int, member: Member, model_id: str, saved: dict[int, dict[str, torch.Tensor]]
-) -> dict[str, Any]:
-    arguments = json.dumps({**recipe.architecture_config, "width": width}, sort_keys=True)
+def _config(recipe: Recipe, trial: Trial, *, n_params: int) -> dict[str, Any]:
     return {
-        "model_id": model_id,
-        "cell_id": _cell_id(width, member.lr),
-        "load": float(width),
-        "temperature": member.lr,
-        "seed": member.seed,
-        "width": width,
-        "lr": member.lr,
-        "batch_size": recipe.batch_size,
-        "micro_batch_size": recipe.batch_size,
-        "accumulation_steps": 1,
-        "optimizer": "sgd",
-        "momentum": recipe.momentum,
+        "model_id": trial.model_id,
+        "cell_id": trial.cell_id,
+        "load": trial.load,
+        "temperature": trial.temperature,
+        "seed": trial.seed,
+        **{k: v for k, v in trial.arguments.items() if k in ("width", "embedding_dim", "model_dim")},
+        "beta": trial.beta,
+        "lr": trial.lr,
+        "batch_size": trial.batch_size or None,
+        "micro_batch_size": trial.micro_batch_size or None,
+        "accumulation_steps": trial.accumulation_steps,
+        "optimizer": recipe.optimizer,
+        "momentum": recipe.momentum if recipe.optimizer == "sgd" else None,
         "weight_decay": recipe.weight_decay,
+        "scheduler": recipe.schedule.kind if recipe.schedule.kind != "constant" else None,
         "dataset": recipe.dataset,
         "architecture": recipe.architecture,
-        "architecture_config": arguments,
-        "n_params": sum(tensor.numel() for tensor in next(iter(saved.values())).values()),
-        "topology_id": topology_id(recipe.architecture, arguments),
+        "architecture_config": trial.architecture_config,
+        "n_params": n_params,
+        "topology_id": topology_id(trial.architecture, trial.architecture_config),
         "source": f"phasezoo train {recipe.name}",
     }
 
 
-def _results(ids: Sequence[str], state: Epoch) -> list[dict[str, Any]]:
-    return [
-        {"model_id": model_id, "epoch": state.epoch, **{k: values[i] for k, values in state.metrics.items()}}
-        for i, model_id in enumerate(ids)
-    ]
-
-
-def _runs(
-    width: int,
-    members: Sequence[Member],
-    ids: Sequence[str],
-    saved: dict[str, dict[int, dict[str, torch.Tensor]]],
-) -> list[Run]:
-    """Make the runs of one width; the first learning rate stores the initial network for all."""
-    runs = []
-    first: dict[int, str] = {}
-    for member, model_id in zip(members, ids, strict=True):
-        epochs = list(saved[model_id])
-        owner = first.setdefault(member.seed, model_id)
-        if owner != model_id and 0 in epochs:
-            epochs.remove(0)
-        same = tuple(i for m, i in zip(members, ids, strict=True) if m.seed == member.seed and i != model_id)
-        runs.append(
-            Run(
-                model_id,
-                _cell_id(width, member.lr),
-                Layout.of_state_dict(saved[model_id][epochs[0]]),
-                tuple(epochs),
-                saved[model_id].__getitem__,
-                {0: same} if owner == model_id else {},
-            )
-        )
-    return runs
-
-
 def _draft(recipe: Recipe) -> Manifest:
-    from importlib.metadata import version
-
     return Manifest(
         name=recipe.name,
         title=recipe.title,
         description=recipe.description,
         architecture=recipe.architecture,
         dataset=recipe.dataset,
-        task="classification",
+        task=recipe.task,
         load=recipe.load,
         temperature=recipe.temperature,
         provenance=Provenance(
             source=recipe.source,
             method="trained",
-            recipe=recipe.model_dump(
-                mode="json",
-                include={
-                    *("architecture_config", "seeds", "epochs", "checkpoint_epochs"),
-                    *("batch_size", "momentum", "weight_decay"),
-                },
-            ),
-            software={name: version(name) for name in ("phasezoo", "torch", "scikit-learn")},
+            recipe=recipe.settings(),
+            software=dict(_versions("phasezoo", "torch", "scikit-learn")),
             notes=recipe.notes,
         ),
         license=recipe.license,
         citation=recipe.citation,
         tables={},
     )
+
+
+def _versions(*names: str) -> Iterator[tuple[str, str]]:
+    for name in names:
+        try:
+            yield name, torch.__version__ if name == "torch" else version(name)
+        except PackageNotFoundError:
+            continue

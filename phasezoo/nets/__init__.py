@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 # architecture -> (module of this package, function or class in it, arguments that the name implies)
 _ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mlp": ("mlp", "MLP", {}),
+    "vit": ("vit", "ViT", {}),
+    "gpt2": ("gpt2", "GPT2", {}),
     **{f"resnet{depth}": ("resnet", "ResNet", {"depth": depth}) for depth in (18, 34, 50, 101, 152)},
 }
 
@@ -40,6 +42,10 @@ def build(architecture: str, *, device: str | torch.device | None = None, **conf
     MLP(64-8-8-10, relu)
     >>> build("resnet18", width=8, num_classes=10, device="meta")
     ResNet(18, width 8, 3 -> 10)
+    >>> build("vit", image_size=32, patch_size=4, embedding_dim=48, depth=6, heads=3, num_classes=10, device="meta")
+    ViT(patch 4, dim 48, 6 blocks, 3 heads -> 10)
+    >>> build("gpt2", model_dim=768, depth=12, heads=12, device="meta")
+    GPT2(dim 768, 12 blocks, 12 heads, context 1024, 50257 tokens)
     """
     from importlib import import_module
 

@@ -36,7 +36,7 @@ class Address:
 
     def __post_init__(self) -> None:
         from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not marked so
 
         try:
             validate_repo_id(self.repo_id)

@@ -16,8 +16,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from phasezoo.batchnorm import Protocol, norm_layers, reestimate, training_mode
 from phasezoo.errors import MeasureError
-from phasezoo.training.landscape.batchnorm import Protocol, norm_layers, reestimate, training_mode
 from phasezoo.training.landscape.replay import Batch, Loss, evaluate
 
 State = Mapping[str, torch.Tensor]

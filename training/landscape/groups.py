@@ -13,37 +13,40 @@ import torch
 from phasezoo.errors import MeasureError, PhaseZooError
 from phasezoo.model import Model
 from phasezoo.nets.mlp import MLP
-from phasezoo.training.data import Data, Split
+from phasezoo.training.data import Split
 from phasezoo.training.landscape.averaging import epoch_average, seed_average
 from phasezoo.training.landscape.cka import cka, collect_outputs
 from phasezoo.training.landscape.connectivity import Path, fit_bezier, learning_rates, mode_connectivity
 from phasezoo.training.landscape.hessian import natural_log, top_eigenvalues, trace
 from phasezoo.training.landscape.hvp import HessianOperator
 from phasezoo.training.landscape.many_curves import evaluate_many, fit_many
+from phasezoo.training.landscape.objective import Objective
 from phasezoo.training.landscape.protocols import MeasureProtocol
-from phasezoo.training.landscape.replay import Batch, micro_batches
+from phasezoo.training.landscape.replay import Batch
 
 Row = dict[str, Any]
-Group = Callable[[Sequence[Model], int, MeasureProtocol, Data], list[Row]]
+Group = Callable[[Sequence[Model], int, MeasureProtocol, Objective], list[Row]]
 
 
-def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data: Data) -> list[Row]:
+def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objective: Objective) -> list[Row]:
     """Trace and largest eigenvalue of the Hessian of each model, on training and test data."""
     rows = [_row(model, epoch) for model in models]
-    nets = _modules(models, epoch, rows, "hessian_trace_train", "hessian_top_ev_train")
+    nets = _modules(models, epoch, rows, objective, "hessian_trace_train", "hessian_top_ev_train")
     if not nets:
         return rows
     # Many at once pays for perceptrons only.
     parts = [list(range(len(nets)))] if _perceptrons(nets) and len(nets) > 1 else [[i] for i in range(len(nets))]
     splits = {
-        "train": _some(data.train, protocol.train_samples, seed=protocol.seed),
-        "val": Split(data.test.x[: protocol.test_samples], data.test.y[: protocol.test_samples]),
+        "train": _some(objective.data.train, protocol.train_samples, seed=protocol.seed),
+        "val": objective.data.test.take(slice(protocol.test_samples if objective.points is None else 0)),
     }
     for split, part in ((name, part) for name, samples in splits.items() if len(samples) for part in parts):
         with _noting([rows[i] for i in part], f"hessian_trace_{split}", f"hessian_top_ev_{split}"):
-            batches = micro_batches(splits[split].x, y=splits[split].y, size=protocol.batch)
+            batches = splits[split].batches(protocol.batch)
             together = len(part) > 1
-            op = HessianOperator([nets[i] for i in part] if together else nets[part[0]], batches=batches)
+            op = HessianOperator(
+                [nets[i] for i in part] if together else nets[part[0]], batches=batches, loss=objective.loss
+            )
             sums = trace(op, products=protocol.products, seed=protocol.seed)
             top = top_eigenvalues(op, which=protocol.which, rtol=protocol.rtol, seed=protocol.seed)
             for j, i in enumerate(part):
@@ -58,7 +61,7 @@ def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data
     return rows
 
 
-def similarity(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data: Data) -> list[Row]:
+def similarity(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objective: Objective) -> list[Row]:
     """CKA of the logits on test data, mean over the pairs of seeds of each cell."""
     rows = []
     for cell in _cells(models):
@@ -68,9 +71,10 @@ def similarity(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, d
             continue
         with _noting([row], "representation_similarity"):
             nets = [model.checkpoint(epoch).module() for model in cell]
-            size = protocol.cka_batch or len(data.test)
-            batches = micro_batches(data.test.x, y=data.test.y, size=size)[: protocol.cka_batches]
-            outputs = [found[""] for found in collect_outputs(nets, batches=batches)]
+            test = objective.data.test
+            batches = test.batches(protocol.cka_batch or len(test))[: protocol.cka_batches]
+            # Every token of a text is a sample of its own.
+            outputs = [found[""].flatten(1, -2) for found in collect_outputs(nets, batches=batches)]
             found = cka(outputs, estimator=protocol.cka)
             pairs = [found.matrix[i, j].item() for i, j in combinations(range(len(cell)), 2)]
             known = [value for value in pairs if math.isfinite(value)]
@@ -84,7 +88,7 @@ def similarity(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, d
     return rows
 
 
-def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data: Data) -> list[Row]:
+def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objective: Objective) -> list[Row]:
     """Mode connectivity of quadratic Bezier curves between the seeds of each cell, mean over the pairs."""
     rows, pairs, owners = [], [], []
     columns = [f"curve_mc_{split}_{what}" for split in ("train", "test") for what in ("loss", "error")]
@@ -95,15 +99,18 @@ def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data:
             pairs += list(combinations(cell, 2))
             owners += [row] * math.comb(len(cell), 2)
     with _noting(rows, *columns):
-        found = _paths(pairs, epoch, protocol, data) if pairs else []
+        found = _paths(pairs, epoch, protocol, objective) if pairs else []
         values: dict[int, list[Mapping[str, Path]]] = {}
         for owner, paths in zip(owners, found, strict=True):
             values.setdefault(id(owner), []).append(paths)
         for row in rows:
-            for split in ("train", "test") if id(row) in values else ():
+            if objective.points:
+                row["reasons"].update({name: NO_CLASSES if "error" in name else NO_TEST for name in columns[1:]})
+            for split in found[0] if id(row) in values else ():
                 ours = [paths[split] for paths in values[id(row)]]
                 losses = [path.loss if protocol.averages == "published" else path.nll for path in ours]
-                for what, all_values in (("loss", losses), ("error", [path.error for path in ours])):
+                errors = [path.error for path in ours]
+                for what, all_values in (("loss", losses), ("error", errors))[: 1 if objective.points else 2]:
                     mcs = [mode_connectivity(v) for v in all_values]
                     mean = sum(mcs) / len(mcs)
                     if math.isfinite(mean):
@@ -113,15 +120,19 @@ def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data:
     return rows
 
 
-def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, data: Data) -> list[Row]:
+def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objective: Objective) -> list[Row]:
     """Accuracy of averages: over the last epochs of each model, and over the aligned seeds of each cell."""
     rows = []
-    train, test = (micro_batches(s.x, y=s.y, size=512) for s in (data.train, data.test))
+    data = objective.data
+    train, test = data.train.batches(512), data.test.batches(512)
     for cell in _cells(models):
         row = _row(cell[0], epoch, cell=True)
         rows.append(row)
+        if objective.points:
+            row["reasons"].update(dict.fromkeys(AVERAGED, NO_CLASSES))
+            continue
         size = int(cell[0].config.get("batch_size") or 128)
-        bn = micro_batches(data.train.x, y=data.train.y, size=size)[: protocol.bn_batches]
+        bn = data.train.batches(size)[: protocol.bn_batches]
         with _noting([row], "wiseft_acc_test", "wiseft_acc_test_delta"):
             found = []
             for model in cell:
@@ -132,7 +143,15 @@ def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, da
                     raise MeasureError(f"no checkpoints at the epochs {', '.join(map(str, missing))}")
                 states = [model.checkpoint(e).state_dict() for e in last]
                 found.append(
-                    epoch_average(net, states=states, train=train, test=test, bn_batches=bn, protocol=protocol.averages)
+                    epoch_average(
+                        net,
+                        states=states,
+                        train=train,
+                        test=test,
+                        bn_batches=bn,
+                        protocol=protocol.averages,
+                        loss=objective.loss,
+                    )
                 )
             row["wiseft_acc_test"] = sum(a.test.accuracy for a in found) / len(found)
             row["wiseft_acc_test_delta"] = sum(a.delta for a in found) / len(found)
@@ -148,17 +167,21 @@ def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, da
                 test=test,
                 bn_batches=bn,
                 protocol=protocol.averages,
+                loss=objective.loss,
                 seed=protocol.seed,
             )
             row["gitrebasin_acc_test"], row["gitrebasin_acc_test_delta"] = average.test.accuracy, average.delta
     return rows
 
 
+NO_CLASSES = "an equation has no classes, and no accuracy"
+NO_TEST = "an equation is trained everywhere; what a network misses shows in relative_l2"
+AVERAGED = tuple(f"{how}_acc_test{what}" for how in ("wiseft", "gitrebasin") for what in ("", "_delta"))
 GROUPS: dict[str, Group] = {"hessian": hessian, "cka": similarity, "curves": curves, "averaging": averaging}
 
 
 def _paths(
-    pairs: Sequence[tuple[Model, Model]], epoch: int, protocol: MeasureProtocol, data: Data
+    pairs: Sequence[tuple[Model, Model]], epoch: int, protocol: MeasureProtocol, objective: Objective
 ) -> list[dict[str, Path]]:
     """Fit a curve for each pair and evaluate it."""
     if protocol.curve_schedule == "cosine":
@@ -168,7 +191,8 @@ def _paths(
         schedule = "published" if protocol.curve_schedule == "published" else "corrected"
         rates = learning_rates(protocol.curve_epochs, lr=protocol.curve_lr, protocol=cast(Any, schedule))
     t = torch.linspace(0, 1, protocol.curve_points).tolist()
-    modules = {m.id: m.checkpoint(epoch).module() for pair in pairs for m in pair}
+    data = objective.data
+    modules = {m.id: objective.network(m.checkpoint(epoch).module(), m.config) for pair in pairs for m in pair}
     settings: dict[str, Any] = {
         "batch_size": protocol.curve_batch,
         "momentum": protocol.curve_momentum,
@@ -178,27 +202,43 @@ def _paths(
     }
     if _perceptrons(list(modules.values())):
         ends = [(cast(MLP, modules[a.id]), cast(MLP, modules[b.id])) for a, b in pairs]
-        population, points = fit_many(ends, data=data.train, rates=rates, **settings)
-        return evaluate_many(population, points, data={"train": data.train, "test": data.test}, t=t)
-    train, test = (micro_batches(s.x, y=s.y, size=protocol.curve_batch) for s in (data.train, data.test))
+        flat = {name: _flat(split) for name, split in (("train", data.train), ("test", data.test))}
+        population, points = fit_many(ends, data=flat["train"], rates=rates, **settings)
+        return evaluate_many(population, points, data=flat, t=t)
+    train, test = (split.batches(protocol.curve_batch) for split in (data.train, data.test))
     found = []
     for a, b in pairs:
         ends_of = (modules[a.id].state_dict(), modules[b.id].state_dict())
-        whole: Batch = (data.train.x, data.train.y)
-        curve = fit_bezier(modules[a.id], ends=ends_of, data=whole, epochs=len(rates), lr=rates, **settings)
+        whole: Batch = (data.train.x, data.train.y.long())
+        curve = fit_bezier(
+            modules[a.id],
+            ends=ends_of,
+            data=whole,
+            epochs=len(rates),
+            lr=rates,
+            augment=lambda x, _: data.train.normalise(x),
+            loss=objective.loss,
+            **settings,
+        )
         found.append(
             curve.evaluate(
-                {"train": train, "test": test}, t=t, bn_batches=train, weight_decay=protocol.curve_weight_decay
+                {"train": train} if objective.points else {"train": train, "test": test},
+                t=t,
+                bn_batches=train,
+                weight_decay=protocol.curve_weight_decay,
+                loss=objective.loss,
             )
         )
     return found
 
 
-def _modules(models: Sequence[Model], epoch: int, rows: Sequence[Row], *columns: str) -> list[torch.nn.Module]:
+def _modules(
+    models: Sequence[Model], epoch: int, rows: Sequence[Row], objective: Objective, *columns: str
+) -> list[torch.nn.Module]:
     """Load the networks; none, with the reason in every row, if their architecture cannot be built."""
     nets: list[torch.nn.Module] = []
     with _noting(rows, *columns):
-        nets = [model.checkpoint(epoch).module() for model in models]
+        nets = [objective.network(model.checkpoint(epoch).module(), model.config) for model in models]
     return nets
 
 
@@ -211,7 +251,13 @@ def _some(split: Split, n: int | None, *, seed: int) -> Split:
     if n is None or n >= len(split):
         return split
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:n]
-    return Split(split.x[chosen], split.y[chosen])
+    return split.take(chosen)
+
+
+def _flat(split: Split) -> Split:
+    """Return all samples as rows of floats, as a population takes them."""
+    x, y = split.batch(slice(None))
+    return Split(x.flatten(1), y)
 
 
 def _cells(models: Sequence[Model]) -> list[list[Model]]:

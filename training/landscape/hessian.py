@@ -242,7 +242,8 @@ class Eigen:
     Attributes:
         values: ``[..., k]``, float64, the most extreme first.
         vectors: ``[..., k, P]``, of norm 1.
-        errors: bounds on the errors of `values`, from residuals and gaps.
+        errors: estimates of the errors of `values`, from residuals and gaps between Ritz values; bounds only where
+            the next eigenvalue has been found too.
         products: Hessian-vector products used.
         converged: whether all errors are within the tolerance.
     """
@@ -263,9 +264,9 @@ def top_eigenvalues(
     max_products: int = 100,
     seed: int = 0,
 ) -> Eigen:
-    """Compute extreme eigenvalues by Lanczos, until a bound on their errors is small.
+    """Compute extreme eigenvalues by Lanczos, until the estimates of their errors are small.
 
-    The bound takes gaps between eigenvalues from the Ritz values, which early on are too far apart: it has to be a
+    An estimate takes gaps between eigenvalues from the Ritz values, which early on are too far apart: it has to be a
     fifth of the tolerance, after a step at which it was ten times the tolerance at most. An eigenvalue that occurs
     several times is found once.
 
@@ -305,7 +306,7 @@ def top_eigenvalues(
 
 
 def _errors(values: torch.Tensor, vectors: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
-    """Bound |theta_i - lambda_i| by min(r_i, r_i^2 / gap_i), r_i = beta_m |s_mi| (Parlett 1998, 11.7)."""
+    """Estimate |theta_i - lambda_i| by min(r_i, r_i^2 / gap_i), r_i = beta_m |s_mi| (Parlett 1998, 11.7)."""
     residuals = beta * vectors[..., -1, :].abs()
     if values.shape[-1] == 1:
         return residuals

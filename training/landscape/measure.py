@@ -26,8 +26,9 @@ from phasezoo.errors import MeasureError, WriteError, nearest
 from phasezoo.manifest import MANIFEST
 from phasezoo.progress import bar
 from phasezoo.tables import COLUMNS, from_rows, write_table
-from phasezoo.training.data import Data, load_data
+from phasezoo.training.data import Convection, Data, Text, load_data
 from phasezoo.training.landscape.groups import GROUPS, Row
+from phasezoo.training.landscape.objective import objective_of
 from phasezoo.training.landscape.protocols import MeasureProtocol, protocol_for
 from phasezoo.zoo import Zoo
 
@@ -51,7 +52,7 @@ def measure(
     metrics: Sequence[str] = tuple(GROUPS),
     epochs: Sequence[int | str] = ("last",),
     protocol: str | MeasureProtocol | None = None,
-    data: Data | None = None,
+    data: Data | Text | Convection | None = None,
     where: str | None = None,
     workers: int = 1,
     ray: str | None = None,
@@ -85,7 +86,7 @@ def measure(
     chosen = protocol if isinstance(protocol, MeasureProtocol) else protocol_for(opened.name, protocol)
     root = _writable(opened)
     if data is None:
-        load_data(opened.manifest.dataset)  # fail before the work, not in the middle of it
+        _data(opened.manifest.dataset)  # fail before the work, not in the middle of it
     jobs = _jobs(opened.filter(where), metrics, epochs, chosen)
     records = root.with_name(f".{root.name}.measure")
     records.mkdir(exist_ok=True)
@@ -120,7 +121,8 @@ def _jobs(zoo: Zoo, metrics: Sequence[str], epochs: Sequence[int | str], protoco
     units: dict[Any, list[tuple[str, str]]] = {}
     for model in zoo:
         config = model.config
-        together = config["architecture"] == "mlp" and config.get("topology_id")
+        classifies = zoo.manifest.task == "classification"
+        together = classifies and config["architecture"] == "mlp" and config.get("topology_id")
         units.setdefault(config["topology_id"] if together else config["cell_id"], []).append(
             (model.id, config["cell_id"])
         )
@@ -141,19 +143,21 @@ def _jobs(zoo: Zoo, metrics: Sequence[str], epochs: Sequence[int | str], protoco
 
 
 @lru_cache(maxsize=1)
-def _data(name: str) -> Data:
+def _data(name: str) -> Data | Text | Convection:
     return load_data(name)
 
 
-def _run(job: Job, *, source: str, records: str, protocol: MeasureProtocol, data: Data | None) -> int:
+def _run(
+    job: Job, *, source: str, records: str, protocol: MeasureProtocol, data: Data | Text | Convection | None
+) -> int:
     """Measure, and leave a record that appears only when it is complete."""
     import torch
 
     torch.set_num_threads(1)
     zoo = load(source)
-    rows: list[Row] = GROUPS[job.group](
-        [zoo[model_id] for model_id in job.model_ids], job.epoch, protocol, data or _data(zoo.manifest.dataset)
-    )
+    models = [zoo[model_id] for model_id in job.model_ids]
+    objective = objective_of(zoo.manifest, models[0].config, data or _data(zoo.manifest.dataset))
+    rows: list[Row] = GROUPS[job.group](models, job.epoch, protocol, objective)
     temporary = Path(records, f"{job.key}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(rows))
     os.replace(temporary, Path(records, f"{job.key}.json"))

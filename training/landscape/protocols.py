@@ -104,8 +104,24 @@ DIGITS = MeasureProtocol(
     curve_weight_decay=0.0,
     curve_clip=1.0,
 )
-NAMED = {protocol.name: protocol for protocol in (CORRECTED, PUBLISHED, DIGITS)}
-BY_ZOO = {"mlp-digits": DIGITS}
+# The loss of an equation has eigenvalues of some thousands, so that steps must be a hundred times smaller.
+CONVECTION = MeasureProtocol(
+    name="convection",
+    curve_epochs=200,
+    curve_lr=5e-4,
+    curve_schedule="cosine",
+    curve_weight_decay=0.0,
+    curve_clip=1.0,
+)
+# A sample is a window of tokens: 128 of 64 are 8,192 labels.
+TEXT = MeasureProtocol(name="text", train_samples=128, curve_epochs=3)
+NAMED = {protocol.name: protocol for protocol in (CORRECTED, PUBLISHED, DIGITS, CONVECTION, TEXT)}
+BY_ZOO = {
+    "mlp-digits": DIGITS,
+    "gpt2-text-mini": TEXT,
+    "pinn-convection": CONVECTION,
+    "pinn-convection-mini": CONVECTION,
+}
 
 
 def protocol_for(zoo: str, name: str | None = None) -> MeasureProtocol:

@@ -10,11 +10,11 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from phasezoo.batchnorm import BatchNorm
 from phasezoo.errors import MeasureError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def micro_batches(x: torch.Tensor, *, y: torch.Tensor, size: int) -> list[Batch]:

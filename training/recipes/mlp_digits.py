@@ -1,7 +1,7 @@
 """The zoo that comes with the package: small enough to ship, real enough to show phases."""
 
 from phasezoo.manifest import Axis
-from phasezoo.training.recipes import Recipe
+from phasezoo.training.recipe import Recipe
 
 RECIPE = Recipe(
     name="mlp-digits",

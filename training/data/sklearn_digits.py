@@ -1,32 +1,9 @@
-"""Data sets by name, as tensors in memory."""
+"""Scikit-learn's digits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-
-from phasezoo.errors import DependencyError, ZooNotFoundError, nearest
-
-
-@dataclass(frozen=True)
-class Split:
-    """Inputs ``[n, ...]`` (normalised float32) and labels ``[n]`` (int64)."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set, split as the zoo that uses it was trained."""
-
-    train: Split
-    test: Split
-    classes: int
+from phasezoo.errors import DependencyError
+from phasezoo.training.data.split import Data, Split
 
 
 def digits() -> Data:
@@ -41,6 +18,8 @@ def digits() -> Data:
     >>> data.train.x.shape, data.test.x.shape, data.classes
     (torch.Size([1000, 64]), torch.Size([797, 64]), 10)
     """
+    import torch
+
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -56,16 +35,12 @@ def digits() -> Data:
     return Data(split(x_train, y_train), split(x_test, y_test), classes=10)
 
 
-DATASETS = {"digits": digits}
+def digits_8x8() -> Data:
+    """Return the digits as images ``[n, 1, 8, 8]``, with the same values and the same split.
 
-
-def load_data(name: str) -> Data:
-    """Return a data set by the name that a zoo's manifest gives.
-
-    Raises:
-        ZooNotFoundError: no data set of that name.
-        DependencyError: the library that brings it is not installed.
+    >>> digits_8x8().train.x.shape
+    torch.Size([1000, 1, 8, 8])
     """
-    if name not in DATASETS:
-        raise ZooNotFoundError(f"no data set {name!r}. {nearest(name, DATASETS)}")
-    return DATASETS[name]()
+    flat = digits()
+    train, test = (Split(split.x.view(-1, 1, 8, 8), split.y) for split in (flat.train, flat.test))
+    return Data(train, test, classes=10)

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from phasezoo.training.landscape.replay import Batch, BatchNorm
-
+BatchNorm = nn.modules.batchnorm._BatchNorm
 Protocol = Literal["corrected", "published"]
 
 
@@ -25,7 +24,7 @@ def reestimate(
     model: nn.Module,
     *,
     state: Mapping[str, torch.Tensor],
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     protocol: Protocol = "corrected",
 ) -> dict[str, torch.Tensor]:
     """Return `state` with the running statistics of every BatchNorm layer estimated anew.

@@ -16,6 +16,7 @@ import torch
 from phasezoo.nets import build
 from phasezoo.nets.mlp import MLP
 from phasezoo.training.data import Data, Split
+from phasezoo.training.population.padding import padded
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,6 @@ class Member:
 
     seed: int
     lr: float
-
-
-# Matrix kernels round differently at different alignments, so that a member's numbers would depend on its place in
-# the population. All sizes are padded with zeros to this many floats (64 bytes); zero units stay zero in training.
-ALIGNED = 16
-
-
-def _padded(n: int) -> int:
-    return n + -n % ALIGNED
 
 
 class Population:
@@ -48,12 +40,13 @@ class Population:
         self.sizes = nets[0].sizes
         self.names = tuple(nets[0].state_dict())
         self.momentum, self.weight_decay = momentum, weight_decay
-        padded = [_padded(n) for n in self.sizes]
-        self.params = torch.zeros(len(nets), sum((a + 1) * b for a, b in pairwise(padded)))
+        sizes = [padded(n) for n in self.sizes]
+        example = next(nets[0].parameters()).detach()
+        self.params = example.new_zeros(len(nets), sum((a + 1) * b for a, b in pairwise(sizes)))
         self.buffer = torch.zeros_like(self.params)
         self.grads = torch.zeros_like(self.params)
-        self.weights, self.biases = _views(self.params, padded)
-        self.weight_grads, self.bias_grads = _views(self.grads, padded)
+        self.weights, self.biases = _views(self.params, sizes)
+        self.weight_grads, self.bias_grads = _views(self.grads, sizes)
         for member, net in enumerate(nets):
             for name, view in self.state_views(member).items():
                 view.copy_(net.state_dict()[name])
@@ -63,7 +56,7 @@ class Population:
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
         """Pad inputs ``[..., in]`` with zeros to the width that `step` takes."""
-        return torch.nn.functional.pad(x, (0, -x.shape[-1] % ALIGNED))
+        return torch.nn.functional.pad(x, (0, padded(x.shape[-1]) - x.shape[-1]))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the padded input of each layer ``[S, batch, units]`` and the logits ``[S, batch, classes]``."""
@@ -93,7 +86,7 @@ class Population:
         """Write the gradient of each member's mean loss into `grads` ``[S, P]``."""
         *h, logits = self.forward(x)
         # d loss / d logits = (softmax(logits) - onehot(y)) / batch
-        dz = logits.new_zeros(*y.shape, _padded(self.sizes[-1]))
+        dz = logits.new_zeros(*y.shape, padded(self.sizes[-1]))
         dz[..., : self.sizes[-1]] = logits.softmax(-1)
         dz.scatter_add_(2, y.unsqueeze(2), dz.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
         dz /= y.shape[1]

@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from phasezoo.errors import MeasureError
+from phasezoo.symmetry import Symmetry
 
 POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Softplus)
@@ -35,21 +36,6 @@ FIXED = 0
 
 
 @dataclass(frozen=True)
-class Symmetry:
-    """The groups of units whose permutation leaves the function of a network alone.
-
-    Attributes:
-        axes: tensor -> {axis: (group, repeats)}; each unit of the group owns `repeats` adjacent entries of the axis.
-        sizes: group -> number of units.
-        parameters: names of the tensors that are parameters; the others are running statistics.
-    """
-
-    axes: dict[str, dict[int, tuple[int, int]]]
-    sizes: dict[int, int]
-    parameters: frozenset[str]
-
-
-@dataclass(frozen=True)
 class _Units:
     """Units in an activation: channels before positions, flattened with them, or along the last axis."""
 
@@ -57,8 +43,8 @@ class _Units:
     place: Literal["map", "flat", "last"]
 
 
-def symmetry(model: nn.Module) -> Symmetry:
-    """Find the permutations of units that an architecture allows.
+def traced(model: nn.Module) -> Symmetry:
+    """Find the permutations of units that a network allows in its graph.
 
     Args:
         model: the network; only its graph and shapes count.
@@ -66,9 +52,8 @@ def symmetry(model: nn.Module) -> Symmetry:
     Raises:
         MeasureError: the network cannot be traced.
 
-    >>> found = symmetry(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
-    >>> found.sizes, found.axes
-    ({1: 3}, {'0.weight': {0: (1, 1)}, '0.bias': {0: (1, 1)}, '2.weight': {1: (1, 1)}})
+    >>> traced(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))).sizes
+    {1: 3}
     """
     try:
         graph = fx.Tracer().trace(model)

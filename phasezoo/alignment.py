@@ -1,4 +1,4 @@
-"""Which permutations of units leave a network's function alone, and the one that brings two networks closest."""
+"""The permutation of units that brings one network closest to another."""
 
 from __future__ import annotations
 
@@ -8,36 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from phasezoo.errors import MeasureError
-from phasezoo.training.landscape.symmetry import Symmetry, symmetry
+from phasezoo.errors import DependencyError, MeasureError
+from phasezoo.symmetry import Permutations, Symmetry, by_unit, entries, symmetry
 
 State = Mapping[str, torch.Tensor]
-Permutations = dict[int, torch.Tensor]
-
-
-def permute(state: State, *, spec: Symmetry, permutations: Permutations) -> dict[str, torch.Tensor]:
-    """Permute the units of a network: unit i becomes what unit ``permutations[group][i]`` was.
-
-    All tensors move with their units, BatchNorm's running statistics too, so that the function stays the same.
-
-    Args:
-        state: its state dict.
-        spec: the permutations that its architecture allows.
-        permutations: group -> permutation; groups left out stay as they are.
-    """
-    moved = dict(state)
-    for name, axes in spec.axes.items():
-        for axis, (group, repeats) in axes.items():
-            if group in permutations:
-                moved[name] = moved[name].index_select(
-                    axis, _spread(permutations[group], repeats).to(moved[name].device)
-                )
-    return moved
-
-
-def _spread(permutation: torch.Tensor, repeats: int) -> torch.Tensor:
-    """Permute blocks of `repeats` entries: the positions of a flattened feature map follow their channel."""
-    return (permutation[:, None] * repeats + torch.arange(repeats)).flatten()
 
 
 @dataclass(frozen=True)
@@ -45,7 +19,7 @@ class Match:
     """Permutations that bring one network close to another.
 
     Attributes:
-        permutations: group -> permutation, for `permute`.
+        permutations: group -> permutation, for `Symmetry.apply`.
         objective: sum over permuted parameters of <a, P b>, before the first sweep and after each.
         converged: whether no group would change any more.
     """
@@ -72,8 +46,12 @@ def match_weights(target: State, *, source: State, spec: Symmetry, sweeps: int =
 
     Raises:
         MeasureError: the networks differ in shape.
+        DependencyError: SciPy is not installed.
     """
-    from scipy.optimize import linear_sum_assignment
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        raise DependencyError("matching units needs SciPy: pip install 'phasezoo[train]'.") from None
 
     a, b = _weights(target, spec), _weights(source, spec)
     for name, tensor in a.items():
@@ -91,10 +69,11 @@ def match_weights(target: State, *, source: State, spec: Symmetry, sweeps: int =
     def objective() -> float:
         return sum(torch.dot(a[name].flatten(), moved[name].flatten()).item() for name in a)
 
-    def rows(state: State, name: str, axis: int, n: int) -> torch.Tensor:
-        return state[name].movedim(axis, 0).reshape(n, -1)
-
-    fixed = {(name, axis): rows(a, name, axis, spec.sizes[g]) for g, use in uses.items() for name, axis, _ in use}
+    fixed = {
+        (name, axis): by_unit(a[name], axis=axis, units=spec.sizes[group], repeats=repeats)
+        for group, use in uses.items()
+        for name, axis, repeats in use
+    }
     generator = torch.Generator().manual_seed(seed)
     history, groups = [objective()], list(spec.sizes)
     stale = set(groups)  # groups whose gains may have changed since their assignment was solved
@@ -106,15 +85,17 @@ def match_weights(target: State, *, source: State, spec: Symmetry, sweeps: int =
             stale.remove(group)
             n = spec.sizes[group]
             gain = torch.zeros(n, n, dtype=torch.float64)  # gain[i, j]: of putting unit j, as B stands now, in place i
-            for name, axis, _ in uses[group]:
-                gain += (fixed[name, axis] @ rows(moved, name, axis, n).T).double().cpu()
+            for name, axis, repeats in uses[group]:
+                rows = by_unit(moved[name], axis=axis, units=n, repeats=repeats)
+                gain += (fixed[name, axis] @ rows.T).double().cpu()
             found = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
             better = gain[torch.arange(n), found].sum() - gain.diagonal().sum()
             if better <= 1e-12 * gain.abs().sum():
                 continue
             permutations[group] = permutations[group][found]
             for name, axis, repeats in uses[group]:
-                moved[name] = moved[name].index_select(axis, _spread(found, repeats).to(moved[name].device))
+                places = entries(found, repeats=repeats, length=moved[name].shape[axis])
+                moved[name] = moved[name].index_select(axis, places.to(moved[name].device))
                 stale |= {other for other, _ in spec.axes[name].values() if other != group}
         history.append(objective())
     return Match(permutations, history, converged=not stale)
@@ -137,7 +118,7 @@ def align(
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> spec = symmetry(net)
-    >>> shuffled = permute(net.state_dict(), spec=spec, permutations={g: torch.tensor([2, 0, 1]) for g in spec.sizes})
+    >>> shuffled = spec.apply(net.state_dict(), spec.draw(seed=0))
     >>> first, second = align(net, states=[net.state_dict(), shuffled])
     >>> all(torch.equal(first[name], second[name]) for name in first)
     True
@@ -149,5 +130,5 @@ def align(
             aligned.append(dict(state))
             continue
         found = match_weights(states[reference], source=state, spec=spec, seed=seed)
-        aligned.append(permute(state, spec=spec, permutations=found.permutations))
+        aligned.append(spec.apply(state, found.permutations))
     return aligned
