@@ -26,6 +26,7 @@ from phasezoo.cache import Cache
 from phasezoo.errors import ArchitectureError, FormatError, IntegrityError, MissingFileError, PhaseZooError
 from phasezoo.layout import Layout
 from phasezoo.manifest import Manifest
+from phasezoo.nets import build
 from phasezoo.tables import from_rows
 from phasezoo.verify import verify
 from tests.conftest import SHAPE, draft, weights
@@ -310,6 +311,20 @@ def test_arguments_that_do_not_fit_the_weights_are_refused(victim: Victim, chang
     zoo = victim.edit("configs", "architecture_config", lambda text: json.dumps({**json.loads(text), **changes}))
     with pytest.raises(ArchitectureError):
         zoo[0].checkpoint().module()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [
+        ("vit", {"image_size": 8, "patch_size": 4, "embedding_dim": 8, "heads": 2, "num_classes": 3}),
+        ("gpt2", {"model_dim": 8, "heads": 2}),
+        ("mlp", {**SHAPE, "width": 2}),
+    ],
+)
+def test_no_architecture_is_built_for_ever(architecture: str, arguments: dict[str, Any]) -> None:
+    for depth in (10**9, -1):
+        with pytest.raises(ArchitectureError, match=f"depth {depth}"):
+            build(architecture, **{**arguments, "depth": depth}, device="meta")
 
 
 def test_a_device_in_the_arguments_is_not_obeyed(victim: Victim) -> None:

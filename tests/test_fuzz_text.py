@@ -240,10 +240,11 @@ def test_a_revision_cannot_climb_out_of_its_repository() -> None:
 
 
 SEGMENTS = st.text("abcXYZ019_", min_size=1, max_size=8)
+BRANCHES = st.text("abcXYZ019_%@é#?+ ", min_size=1, max_size=8)
 
 
 @quick(100)
-@given(SEGMENTS, SEGMENTS, st.none() | st.lists(SEGMENTS, min_size=1, max_size=3), st.lists(SEGMENTS, max_size=3))
+@given(SEGMENTS, SEGMENTS, st.none() | st.lists(BRANCHES, min_size=1, max_size=3), st.lists(SEGMENTS, max_size=3))
 def test_an_address_on_the_hub_reads_back_as_it_is_written(
     owner: str, name: str, revision: list[str] | None, folders: list[str]
 ) -> None:

@@ -16,6 +16,7 @@ _ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("gpt2", "GPT2", {}),
     **{f"resnet{depth}": ("resnet", "ResNet", {"depth": depth}) for depth in (18, 34, 50, 101, 152)},
 }
+MAX_DEPTH = 2000  # arguments come from tables of others, and a depth of a billion would build for days
 
 
 def architectures() -> list[str]:
@@ -51,6 +52,9 @@ def build(architecture: str, *, device: str | torch.device | None = None, **conf
 
     if architecture not in _ARCHITECTURES:
         raise ArchitectureError(f"no architecture {architecture!r}. {nearest(architecture, _ARCHITECTURES)}")
+    depth = config.get("depth", 0)
+    if isinstance(depth, int) and not 0 <= depth <= MAX_DEPTH:
+        raise ArchitectureError(f"cannot build {architecture!r} of depth {depth}: it must be from 0 to {MAX_DEPTH:,}.")
     module, name, implied = _ARCHITECTURES[architecture]
     make = getattr(import_module(f"phasezoo.nets.{module}"), name)
     try:

@@ -11,8 +11,6 @@ from phasezoo.nets.layer import layer
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
 
-MAX_DEPTH = 10_000  # tables come from elsewhere, and a depth of a billion would build for days
-
 
 class MLP(nn.Module):
     """A multi-layer perceptron ``in - width - ... - width - out``.
@@ -39,8 +37,6 @@ class MLP(nn.Module):
         device: str | torch.device | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= depth <= MAX_DEPTH:
-            raise ValueError(f"depth {depth} is not between 0 and {MAX_DEPTH}")
         if activation not in ACTIVATIONS:
             raise TypeError(f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
         self.sizes = (in_features, *[width] * depth, out_features)

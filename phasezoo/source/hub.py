@@ -56,7 +56,7 @@ class Address:
             raise AddressError(f"{self.path[:200]!r} is no folder of a repository on the Hub. {_FORM}")
 
     def __str__(self) -> str:
-        at = f"@{self.revision.replace('/', '%2F')}" if self.revision else ""
+        at = f"@{quote(self.revision, safe='')}" if self.revision else ""
         return f"{PREFIX}datasets/{self.repo_id}{at}" + (f"/{self.path}" if self.path else "")
 
 
