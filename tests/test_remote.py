@@ -490,6 +490,26 @@ def test_eight_processes_that_want_the_same_checkpoint_leave_one_blob(web: Serve
     assert list(cache.rglob(".*")) == []
 
 
+def test_64_readers_of_one_cache_see_the_right_weights_and_leave_nothing(
+    web: Server, cache: Path, embedded_path: Path
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    here = phasezoo.load(embedded_path)
+    wanted = [model.id for model in here.filter(width=[2, 16, 64], seed=100)]
+
+    def read(reader: int) -> list[bool]:
+        zoo = phasezoo.load(web.url)
+        return [same(zoo, here, wanted[(reader + i) % len(wanted)]) for i in range(3)]
+
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    with ThreadPoolExecutor(64) as pool:
+        assert all(all(found) for found in pool.map(read, range(64)))
+    assert list(cache.rglob(".*")) == []
+    if before:
+        assert len(os.listdir("/proc/self/fd")) < before + 64 + 20  # one connection each at most
+
+
 # --- download ----------------------------------------------------------------------------------------------------
 
 
