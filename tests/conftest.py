@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+# The tensors of the tests are small, also in the processes that they start: a second thread would spin for the first.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read when huggingface_hub is imported: the stand-in for the Hub has no Xet, and nobody is to be told of the tests.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
