@@ -408,7 +408,8 @@ def alignments(rounds: int) -> None:
         for side, call in {"phasezoo": ours, **sides}.items():
             with torch.no_grad():
                 change = ((functional_call(other, call(), (x,)) - expected).norm() / expected.norm()).item()
-            print(f"{'':44s} {side}: relative change of the outputs {change:.1e} (<= 1e-5)")
+            bar = " (<= 1e-5)" if side == "phasezoo" else ""  # the peer matches by another rule
+            print(f"{'':44s} {side}: relative change of the outputs {change:.1e}{bar}")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import BinaryIO
 
 import torch
 
@@ -99,6 +100,16 @@ def _strange(tensor: torch.Tensor) -> str | None:
     return None
 
 
+def _has_bomb(file: BinaryIO) -> bool:
+    """Look for the bomb's name part by part: the weights behind the pickles may be many."""
+    tail = b""
+    while part := file.read(1 << 20):
+        if BOMB in tail + part:
+            return True
+        tail = part[-len(BOMB) :]
+    return False
+
+
 def _check_container(file: Path | bytes) -> int:
     """Refuse a container whose members inflate to more than the file holds; return the file's size."""
     with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as opened:
@@ -106,7 +117,7 @@ def _check_container(file: Path | bytes) -> int:
         opened.seek(0)
         if opened.read(2) != b"PK":  # the old format has no compression
             opened.seek(0)
-            pickles = opened.read()
+            bomb = _has_bomb(opened)
             inflated = size
         else:
             try:
@@ -114,12 +125,12 @@ def _check_container(file: Path | bytes) -> int:
                     entries = container.infolist()
                     inflated = sum(entry.file_size for entry in entries)
                     found = [entry for entry in entries if entry.filename.endswith(".pkl")]
-                    pickles = b"".join(container.read(entry) for entry in found) if inflated <= size else b""
+                    bomb = inflated <= size and any(BOMB in container.read(entry) for entry in found)
             except Exception as error:
                 raise BadCheckpoint("unreadable", f"is cut short or damaged ({error})") from None
     if inflated > size:
         raise BadCheckpoint("bomb", f"{size} bytes inflate to {inflated}")
-    if BOMB in pickles:
+    if bomb:
         raise BadCheckpoint("bomb", f"holds more than tensors (GLOBAL {BOMB.decode()})")
     return size
 
