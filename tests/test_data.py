@@ -37,7 +37,7 @@ from tests.data.make_datasets import (
     write_images,
     write_text,
 )
-from tests.hub import hub
+from tests.hub import Hub, hub
 
 IDX = Path("/usr/share/datasets/fashion-mnist")
 every_image_set = pytest.mark.parametrize("name", KINDS)
@@ -95,6 +95,20 @@ def test_batches_are_normalised_as_published(name: str, places: Path) -> None:
     assert y.tolist() == labels_of_the_zoos(name, labels[[3, 1]])
 
 
+def from_the_hub(tmp_path: Path, server: Hub, code: str) -> str:
+    """Run code in a process that knows no hub but this one, and return what it prints."""
+    environment = {
+        **os.environ,
+        **server.environment(tmp_path / "home"),
+        **{"PHASEZOO_DATA": str(tmp_path / "pairs"), "PHASEZOO_CACHE": str(tmp_path / "cache")},
+    }
+    hide = "from phasezoo.training import data\ndata.image_sets.local_folders = lambda *_: []\n"
+    command = [sys.executable, "-c", hide + code]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def test_from_the_hub_come_the_files_that_are_needed_and_no_others(tmp_path: Path) -> None:
     repositories = {
         "cifar10": "uoft-cs/cifar10",
@@ -102,43 +116,36 @@ def test_from_the_hub_come_the_files_that_are_needed_and_no_others(tmp_path: Pat
         "svhn": "ufldl-stanford/svhn",
         "tinyimagenet": "zh-plus/tiny-imagenet",
         "fashion-mnist": "zalando-datasets/fashion_mnist",
-        "openwebtext": "Skylion007/openwebtext",
     }
-    code = """if True:
-        import sys, torch
-        from phasezoo.training import data
-        data.image_sets.local_folders = lambda *_: []
-        loaded = {name: data.load_data(name) for name in sys.argv[2:]}
-        torch.save({name: [d.train.x, d.train.y, d.test.x, d.test.y] for name, d in loaded.items()}, sys.argv[1])
-        print(len(data.openwebtext(tokens=40).train))
-    """
+    code = (
+        "import torch\n"
+        f"loaded = {{name: data.load_data(name) for name in {list(repositories)}}}\n"
+        "torch.save({name: [d.train.x, d.train.y, d.test.x, d.test.y] for name, d in loaded.items()}, 'loaded.pt')\n"
+    )
     with hub() as server:
         expected = {}
         for name, repository in repositories.items():
-            if name == "openwebtext":
-                write_text(tmp_path)
-            else:
-                extra = {"splits": ("train", "test", "extra")} if name == "svhn" else {}
-                expected[name] = write_images(tmp_path, name, **extra)
+            extra = {"splits": ("train", "test", "extra")} if name == "svhn" else {}
+            expected[name] = write_images(tmp_path, name, **extra)
             server.seed(repository, tmp_path / name)
-        write_byte_pairs(tmp_path / "pairs")
-        environment = {
-            **os.environ,
-            **server.environment(tmp_path / "home"),
-            **{"PHASEZOO_DATA": str(tmp_path / "pairs"), "PHASEZOO_CACHE": str(tmp_path / "cache")},
-        }
-        command = [sys.executable, "-c", code, str(tmp_path / "loaded.pt"), *expected]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
+        from_the_hub(tmp_path, server, code)
         fetched = {str(path) for path in server.asked("GET .*parquet")}
     assert len(fetched) >= 2 * len(expected)
     assert not [path for path in fetched if "extra" in path], "SVHN has a third split of 1 GB"
-    assert result.stdout.split() == ["39"]
     for name, tensors in torch.load(tmp_path / "loaded.pt").items():
         train, test, *_ = expected[name].values()
         for (images, labels), x, y in ((train, *tensors[:2]), (test, *tensors[2:])):
             assert np.array_equal(x.numpy(), images.transpose(0, 3, 1, 2))
             assert y.tolist() == labels_of_the_zoos(name, labels)
+
+
+def test_from_the_hub_comes_as_much_text_as_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the reader of byte pairs in files")
+    with hub() as server:
+        write_text(tmp_path)
+        server.seed("Skylion007/openwebtext", tmp_path / "openwebtext")
+        write_byte_pairs(tmp_path / "pairs")
+        assert from_the_hub(tmp_path, server, "print(len(data.openwebtext(tokens=40).train))").split() == ["39"]
 
 
 def test_several_parquet_files_of_a_split_are_read_in_order_and_other_configurations_are_not(places: Path) -> None:
