@@ -40,6 +40,18 @@ class Model:
         return self._index.config(self._row)
 
     @property
+    def phase(self) -> str | None:
+        """The phase of the model's cell; None if the zoo was not measured.
+
+        >>> import phasezoo
+        >>> phasezoo.load("mlp-digits")["w64-lr0.03-s100"].phase
+        'IV-B'
+        """
+        configs = self._index.configs
+        phase: str | None = configs["phase"][self._row].as_py() if "phase" in configs.column_names else None
+        return phase
+
+    @property
     def results(self) -> pa.Table:
         """The model's rows of `results`, one per epoch."""
         start, stop = self._index.span("results", self._row)
