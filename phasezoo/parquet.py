@@ -21,7 +21,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }
 # Required columns that may lack values.
 OPTIONAL = {("configs", name) for name in ("seed", "architecture", "architecture_config")} | {("landscape", "model_id")}
-# Columns that `Zoo` adds to `configs`.
+# Columns that `Zoo` adds to `configs` and `results`.
 DERIVED = ("phase", "phase_confidence", "phase_reasons", "fit", "seed_disagrees", "__row__")
 MAX_VALUES = 2**28  # of a table; the largest zoo that is planned has 2**23
 MAX_TEXT = 2**31  # bytes of a column of texts
@@ -149,10 +149,10 @@ def _check(name: str, table: pa.Table, where: str) -> None:
             raise FormatError(f"{where}: column {column!r} of table {name!r} lacks values. Rebuild the zoo.")
     if name == "layouts" and pc.list_flatten(table["shape"]).null_count:
         raise FormatError(f"{where}: a shape lacks a size. Rebuild the zoo.")
+    taken = [column for column in DERIVED if column in table.column_names]
+    if taken and name in ("configs", "results"):
+        raise FormatError(f"{where}: the columns {taken} are made by phasezoo, and no table may bring them.")
     if name == "configs":
-        taken = [column for column in DERIVED if column in table.column_names]
-        if taken:
-            raise FormatError(f"{where}: the columns {taken} are made by phasezoo, and no table may bring them.")
         for column in ("load", "temperature"):
             if not pc.all(pc.is_finite(table[column])).as_py() and table.num_rows:
                 raise FormatError(f"{where}: column {column!r} of table {name!r} holds what is no place in a grid.")

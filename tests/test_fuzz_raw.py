@@ -239,7 +239,7 @@ def test_a_checkpoint_is_read_or_left_out(data: bytes) -> None:
 
 
 @pytest.mark.slow
-@long(30_000)
+@long(10_000)
 @given(checkpoints())
 def test_a_checkpoint_is_read_or_left_out_at_length(data: bytes) -> None:
     check_checkpoint(data)
@@ -321,7 +321,7 @@ def test_a_zip_is_read_or_refused(data: bytes) -> None:
 
 
 @pytest.mark.slow
-@long(20_000)
+@long(5_000)
 @given(zips())
 def test_a_zip_is_read_or_refused_at_length(data: bytes) -> None:
     check_zip(data)
@@ -432,7 +432,7 @@ def test_any_raw_zoo_is_built_soundly_or_refused(found: list[tuple[str, bytes, b
 
 
 @pytest.mark.slow
-@long(3_000)
+@long(500)
 @given(found=st.lists(trials(), min_size=1, max_size=3), zipped=st.booleans())
 def test_any_raw_zoo_is_built_soundly_or_refused_at_length(found: list[tuple[str, bytes, bytes]], zipped: bool) -> None:
     check_trials(found, CONTENT, zipped=zipped)

@@ -103,7 +103,7 @@ def test_any_file_is_read_as_stock_safetensors_does_or_refused(data: bytes) -> N
 
 
 @pytest.mark.slow
-@long(60_000)
+@long(10_000)
 @given(files())
 def test_any_file_is_read_as_stock_safetensors_does_or_refused_at_length(data: bytes) -> None:
     check_shard(data)
@@ -240,7 +240,7 @@ def test_writing_what_was_read_gives_the_same_bytes(checkpoints: Any, rng: Any) 
 
 
 @pytest.mark.slow
-@long(10_000)
+@long(2_000)
 @given(CHECKPOINTS, st.randoms(use_true_random=False))
 def test_writing_what_was_read_gives_the_same_bytes_at_length(checkpoints: Any, rng: Any) -> None:
     check_identity(checkpoints, rng)

@@ -219,7 +219,7 @@ def test_other_tables_are_read_rightly_or_refused(victim: Victim, data: st.DataO
 
 
 @pytest.mark.slow
-@long(5_000)
+@long(1_500)
 @given(data=st.data())
 def test_other_tables_are_read_rightly_or_refused_at_length(victim: Victim, data: st.DataObject) -> None:
     check_tables(victim, data)
@@ -280,6 +280,13 @@ def test_digests_of_other_checkpoints_or_of_fewer_tensors_are_refused(victim: Vi
         with pytest.raises(FormatError):
             zoo[0].checkpoint(0)["layers.0.bias"]
         assert verify(zoo).problems
+
+
+def test_columns_that_phasezoo_makes_are_refused(victim: Victim) -> None:
+    for name, column in (("configs", "phase"), ("configs", "__row__"), ("results", "__row__")):
+        table = victim.tables[name]
+        with pytest.raises(FormatError, match=f"{column}.*made by phasezoo"):
+            victim.swap({name: table.append_column(column, pa.nulls(len(table)))}).filter(width=2)
 
 
 def test_rows_that_are_there_twice_are_refused(victim: Victim) -> None:
@@ -467,7 +474,7 @@ def test_another_manifest_is_read_or_refused(victim: Victim, data: st.DataObject
 
 
 @pytest.mark.slow
-@long(10_000)
+@long(5_000)
 @given(data=st.data())
 def test_another_manifest_is_read_or_refused_at_length(victim: Victim, data: st.DataObject) -> None:
     check_manifest(victim, data)

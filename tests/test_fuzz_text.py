@@ -193,7 +193,7 @@ def test_a_place_where_no_zoo_is_is_refused_without_showing_a_password(
 
 
 @pytest.mark.slow
-@long(20_000)
+@long(5_000)
 @given(place=PLACES, revision=REVISIONS)
 def test_a_place_where_no_zoo_is_is_refused_without_showing_a_password_at_length(
     nowhere: None, place: str, revision: str | None
@@ -231,6 +231,21 @@ def test_a_place_that_cannot_exist_is_refused_at_once(nowhere: None, place: str,
     with pytest.raises(error):
         phasezoo.load(place)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "http://u:p@127.0.0.1/zoo",
+        "hf://u:p@datasets/o/n",
+        "hf://datasets/hf://u:p@",
+        "x://u:p@",
+        "simplecache::http://u:p@h/z",
+    ],
+)
+def test_no_error_shows_a_password(nowhere: None, place: str) -> None:
+    for revision in (None, "main"):
+        check_place(place, revision)
 
 
 def test_a_revision_cannot_climb_out_of_its_repository() -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 from phasezoo import settings
 from phasezoo.errors import AddressError, MissingFileError, SourceError, WriteError, ZooNotFoundError, nearest
 from phasezoo.source.http import HttpFiles
-from phasezoo.source.remote import MAX_ADDRESS, Files, NoFiles, RemoteSource, check_address
+from phasezoo.source.remote import MAX_ADDRESS, Files, NoFiles, RemoteSource, check_address, without_password
 from phasezoo.source.transfer import TRANSIENT, Traffic, Transient, insist, retry_after
 
 PREFIX = "hf://"
@@ -76,7 +76,7 @@ def parse(url: str) -> Address:
         re.ASCII,
     )
     if not form:
-        raise AddressError(f"{url} is no address of a zoo on the Hub. {_FORM}")
+        raise AddressError(f"{without_password(url)} is no address of a zoo on the Hub. {_FORM}")
     return Address(form["repo"], unquote(form["rev"]) if form["rev"] else None, form["path"] or "")
 
 

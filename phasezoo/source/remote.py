@@ -224,6 +224,15 @@ class RemoteRanges:
         return bytes(read_range(self._files, self._path, start, stop))
 
 
+def without_password(url: str) -> str:
+    """Return what of an address may be shown.
+
+    >>> without_password("https://me:secret@example.org/zoo")
+    'https://...@example.org/zoo'
+    """
+    return re.sub("//[^/]*@", "//...@", url)
+
+
 def check_address(url: str) -> None:
     """Refuse what is no address, and one that holds a password.
 
@@ -233,7 +242,7 @@ def check_address(url: str) -> None:
 
     >>> check_address("https://example.org/zoo")
     """
-    shown = re.sub("//[^/]*@", "//...@", url)  # never a password
+    shown = without_password(url)
     form = "It has the form scheme://host/path, such as https://example.org/zoo."
     if len(url) > MAX_ADDRESS:
         raise AddressError(f"an address of {len(url):,} characters cannot be asked for. {form}")
@@ -246,7 +255,7 @@ def check_address(url: str) -> None:
         raise AddressError(f"{shown} is no address. {form}") from None
     if not known:
         raise AddressError(f"{shown} is no address: it names no server. {form}")
-    if "@" in parts.netloc:
+    if shown != url:  # wherever it stands: addresses may hold others, as simplecache::https://... does
         raise SourceError(
             f"{shown} holds a password, which would end up in logs and caches. Give it as storage_options "
             "(http: {'headers': {'Authorization': ...}}; s3: {'key': ..., 'secret': ...})."
