@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from phasezoo import settings
 from phasezoo.errors import AccessError, IntegrityError, PhaseZooError, SourceError, WriteError
 from phasezoo.progress import bar
+from phasezoo.source.http import transport_error
 from phasezoo.source.transfer import TRANSIENT, Traffic, Transient, insist, retry_after
 
 if TYPE_CHECKING:
@@ -285,13 +286,8 @@ def _passes(error: BaseException | None) -> bool:
     if response is not None:
         return response.status_code in TRANSIENT or response.status_code >= 500
     while error is not None:
-        # huggingface_hub speaks through requests, httpx or httpx2, by version; a page of HTML is no JSON.
-        library = type(error).__module__.partition(".")[0]
-        if isinstance(error, (ConnectionError, TimeoutError, json.JSONDecodeError)) or library in (
-            "requests",
-            "httpx",
-            "httpx2",
-        ):
+        # A page of HTML in place of an answer is no JSON.
+        if isinstance(error, (ConnectionError, TimeoutError, json.JSONDecodeError, transport_error())):
             return True
         error = error.__cause__
     return False

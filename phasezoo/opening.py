@@ -36,6 +36,8 @@ def open_address(
     cache = Cache(cache_directory(cache_dir))
     name = f"manifests/{hashlib.sha256(url.encode()).hexdigest()}"
     if local_files_only or settings.offline():
+        if force_download:
+            raise _both(url)
         manifest = cache.noted(name)
         if manifest is None:
             raise _not_cached(url)

@@ -160,6 +160,14 @@ def test_the_web_works_offline_too(web: Server, embedded_path: Path) -> None:
     assert web.requests == []
 
 
+def test_fetching_anew_offline_is_a_contradiction_that_is_said(web: Server, heart: Hub) -> None:
+    phasezoo.load(web.url)
+    on_hub(heart)
+    for load, place in ((phasezoo.load, web.url), (lambda url, **how: on_hub(heart, url, **how), ADDRESS)):
+        with pytest.raises(ZooNotFoundError, match=r"force_download.*Leave out one"):
+            load(place, local_files_only=True, force_download=True)
+
+
 def test_every_tensor_and_table_is_that_of_the_zoo_on_disk(heart: Hub, embedded_path: Path) -> None:
     there, here = on_hub(heart), phasezoo.load(embedded_path)
     for name in here.manifest.tables:

@@ -71,7 +71,7 @@ class HttpFiles:
                     got += len(chunk)
                     self.traffic.count(nbytes=len(chunk))
                     yield chunk
-            except _transport_error() as error:
+            except transport_error() as error:
                 raise Transient(f"the answer was cut ({type(error).__name__})") from None
             if length is not None and got != length:
                 raise Transient("the answer was cut")
@@ -137,7 +137,7 @@ class _Answer:
                 self.response: Any = self._context.__enter__()
             except _bad_address() as error:
                 raise SourceError(f"cannot ask for {files.address(path)}: {error}. Check the address.") from None
-            except _transport_error() as error:
+            except transport_error() as error:
                 raise Transient(f"no connection ({str(error) or type(error).__name__})") from None
             except (OSError, ValueError) as error:
                 raise SourceError(f"cannot ask for {files.address(path)}: {error}. Check the address.") from None
@@ -192,7 +192,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _transport_error() -> type[Exception]:
+def transport_error() -> type[Exception]:
     """Return the root of the failures of a connection, in the client library that the Hub's library uses."""
     error: type[Exception] = _library().TransportError
     return error

@@ -215,7 +215,7 @@ def ask(call: Callable[[], Result], *, what: str, address: Address, traffic: Tra
     """
     from huggingface_hub import errors
 
-    from phasezoo.source.http import _transport_error
+    from phasezoo.source.http import transport_error
 
     def attempt() -> Result:
         traffic.count(requests=1)
@@ -247,7 +247,7 @@ def ask(call: Callable[[], Result], *, what: str, address: Address, traffic: Tra
             ) from None
         except errors.HfHubHTTPError as error:
             raise _http_error(error, what) from None
-        except _transport_error() as error:
+        except transport_error() as error:
             raise Transient(f"no connection ({str(error) or type(error).__name__})") from None
         except OSError as error:
             if error.errno is None:  # "Consistency check failed": the body was cut

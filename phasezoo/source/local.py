@@ -28,8 +28,8 @@ def ignore(place: int, data: memoryview) -> None:
 def local_place(path: str | os.PathLike[str]) -> Path:
     """Return an absolute path; a ``~`` at its beginning is the home directory, if it is one that exists.
 
-    >>> local_place("/tmp/zoo").as_posix()
-    '/tmp/zoo'
+    >>> local_place("/data/zoo").as_posix()
+    '/data/zoo'
     """
     # Not Path.expanduser: it raises where there is no such user.
     with suppress(ValueError):  # half of a character, or a zero byte: no such user either
