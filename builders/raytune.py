@@ -18,14 +18,14 @@ from phasezoo.builders.jobs import run_all
 from phasezoo.builders.pack import Packed, Run, file_from_json, file_to_json, pack_cell
 from phasezoo.builders.plan import Plan, PlannedCell, PlannedRun, make_plan
 from phasezoo.builders.raw_tables import draft, raw_tables
-from phasezoo.builders.tables import vacant, write_index
+from phasezoo.builders.tables import write_index
 from phasezoo.builders.tree import Tree, open_tree
 from phasezoo.builders.weights import BadCheckpoint, check_layout, read_weights
 from phasezoo.errors import WriteError
 from phasezoo.layout import Layout
 from phasezoo.progress import bar
 from phasezoo.report import REPORT, Built, Finding, to_json
-from phasezoo.source import local_place
+from phasezoo.source import local_place, vacant
 
 RECORDS = ".records"
 

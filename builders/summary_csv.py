@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from phasezoo.builders.tables import vacant, write_zoo
+from phasezoo.builders.tables import write_zoo
 from phasezoo.errors import FormatError, ZooNotFoundError, nearest
 from phasezoo.registry import ZOOS, Entry
 from phasezoo.report import REPORT, Built, to_json
-from phasezoo.source import open_ranges
+from phasezoo.source import open_ranges, vacant
 from phasezoo.summary import draft, parse
 
 

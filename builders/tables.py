@@ -14,7 +14,7 @@ from phasezoo.errors import FormatError, WriteError
 from phasezoo.layout import Layout
 from phasezoo.manifest import Manifest, Shard
 from phasezoo.parquet import REQUIRED
-from phasezoo.source import local_place
+from phasezoo.source import vacant
 from phasezoo.tables import from_rows, staged, write_tables
 
 
@@ -136,19 +136,3 @@ def write_index(
     manifest = write_tables(staging, draft.model_copy(update={"shards": shards}), tables)
     write_card(manifest, tables, staging)
     return manifest
-
-
-def vacant(out: str | Path) -> Path:
-    """Return the absolute path of a directory that does not exist yet or is empty, for `write_zoo` to fill.
-
-    Raises:
-        WriteError: there is something at that place.
-    """
-    out = local_place(out)
-    try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    except (OSError, ValueError) as error:  # a name that no file can have, or a directory that may not be read
-        raise WriteError(f"cannot write to {str(out)[:200]!r}: {error}. Give another place.") from None
-    if taken:
-        raise WriteError(f"{out} exists and is not an empty directory. Give another place, or remove it first.")
-    return out

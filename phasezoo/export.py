@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phasezoo.errors import WriteError
 from phasezoo.progress import bar
-from phasezoo.source import local_place
+from phasezoo.source import vacant
 
 if TYPE_CHECKING:
     from phasezoo.zoo import Zoo
@@ -62,9 +62,7 @@ def export(zoo: Zoo, out: str | Path, *, layout: str = "ray") -> Path:
 
     if layout not in LAYOUTS:
         raise ValueError(f"no layout {layout!r}. There are: {', '.join(LAYOUTS)}.")
-    out = local_place(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise WriteError(f"{out} exists and is not an empty directory. Give another place, or remove it first.")
+    out = vacant(out)
     landscape = _landscape(zoo)
     with bar("exporting", total=zoo.nbytes, unit="B") as progress:
         for model in zoo:

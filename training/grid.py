@@ -23,12 +23,13 @@ import torch
 from phasezoo import load
 from phasezoo.builders.jobs import run_all
 from phasezoo.builders.pack import Packed, Run, file_from_json, file_to_json, pack_cell
-from phasezoo.builders.tables import vacant, write_index
+from phasezoo.builders.tables import write_index
 from phasezoo.errors import FilterError, TrainError, WriteError
 from phasezoo.layout import Layout
 from phasezoo.manifest import Manifest, Provenance
 from phasezoo.nets import build
 from phasezoo.progress import bar
+from phasezoo.source import vacant
 from phasezoo.tables import COLUMNS, describe, from_rows, topology_id
 from phasezoo.training.data import Convection, Data, Text
 from phasezoo.training.journal import Journal

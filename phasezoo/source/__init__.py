@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from phasezoo.source.archive import ZipSource
 from phasezoo.source.download import download, partial_name
-from phasezoo.source.local import LocalRanges, LocalSource, ignore, local_place
+from phasezoo.source.local import LocalRanges, LocalSource, ignore, local_place, vacant
 from phasezoo.source.remote import Files, RangeFile, RemoteRanges, RemoteSource, check_address, files_at
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "open_ranges",
     "open_source",
     "partial_name",
+    "vacant",
 ]
 
 

@@ -11,7 +11,7 @@ from io import FileIO
 from itertools import groupby
 from pathlib import Path
 
-from phasezoo.errors import IntegrityError, MissingFileError, PhaseZooError, ZooNotFoundError
+from phasezoo.errors import IntegrityError, MissingFileError, PhaseZooError, WriteError, ZooNotFoundError
 from phasezoo.manifest import MANIFEST
 
 GAP = 4096  # bytes between two ranges that are read rather than skipped
@@ -113,6 +113,22 @@ class LocalSource:
             f"cannot read {self.url}/{path}, which {MANIFEST} names: {error.strerror}. "
             "Copy the zoo again; `phasezoo verify` lists all missing files."
         )
+
+
+def vacant(out: str | Path) -> Path:
+    """Return the absolute path of a directory that does not exist yet or is empty.
+
+    Raises:
+        WriteError: there is something at that place.
+    """
+    out = local_place(out)
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except (OSError, ValueError) as error:  # a name that no file can have, or a directory that may not be read
+        raise WriteError(f"cannot write to {str(out)[:200]!r}: {error}. Give another place.") from None
+    if taken:
+        raise WriteError(f"{out} exists and is not an empty directory. Give another place, or remove it first.")
+    return out
 
 
 class LocalRanges:
