@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from phasezoo.cells import cell_table, classes_of, default_epoch, labelled
 from phasezoo.manifest import Manifest
+from phasezoo.progress import size
 from phasezoo.registry import ZOOS
 from phasezoo.thresholds import thresholds_for
 
@@ -80,7 +81,7 @@ def _body(
         f"- load: {load.label} (`{load.column}`) in {_values(load.values)}\n"
         f"- temperature: {temperature.label} (`{temperature.column}`) in {_values(temperature.values)}\n"
         f"- {tables['configs'].num_rows} models; {len(manifest.shards)} shards, "
-        f"{sum(shard.nbytes for shard in manifest.shards) / 1e6:,.1f} MB",
+        f"{size(sum(shard.nbytes for shard in manifest.shards))}",
         _use(manifest, repo_id),
     ]
     if manifest.provenance.notes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from phasezoo.errors import EpochNotFoundError, ModelNotFoundError, nearest
+from phasezoo.progress import size
 from phasezoo.weights import Epochs, read, same_layout, samples
 
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ class Stack(Mapping[str, "torch.Tensor"]):
         return outputs.reshape(*leading, *outputs.shape[1:])
 
     def __repr__(self) -> str:
-        size = sum(tensor.nbytes for tensor in self._tensors.values())
+        nbytes = sum(tensor.nbytes for tensor in self._tensors.values())
         leading = " x ".join(f"{n} {what}" for n, what in zip(self.epochs.shape, ("models", "epochs"), strict=False))
-        return f"Stack({leading} of {self.architecture}, {len(self)} tensors, {size / 1e6:,.1f} MB)"
+        return f"Stack({leading} of {self.architecture}, {len(self)} tensors, {size(nbytes)})"
 
 
 def stack(view: View, *, epoch: Epochs = "last") -> Stack:
@@ -122,7 +123,7 @@ def stack(view: View, *, epoch: Epochs = "last") -> Stack:
 
     >>> import phasezoo
     >>> stack(phasezoo.load("mlp-digits").filter(width=8, lr=0.1), epoch="all")
-    Stack(3 models x 4 epochs of mlp, 6 tensors, 0.0 MB)
+    Stack(3 models x 4 epochs of mlp, 6 tensors, 32.7 kB)
     """
     import torch
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from phasezoo.errors import ModelNotFoundError
 from phasezoo.model import Model
+from phasezoo.progress import size
 from phasezoo.view import View
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class Zoo(View):
     def __repr__(self) -> str:
         load, temperature = self.manifest.load, self.manifest.temperature
         cells = len(set(self._column("cell_id")))
-        weights = f"{self.nbytes / 1e6:,.1f} MB of weights" if self.manifest.shards else "no weights"
+        weights = f"{size(self.nbytes)} of weights" if self.manifest.shards else "no weights"
         return (
             f"Zoo({self.name}: {len(self)} models in {cells} cells of {load.column} x {temperature.column}, {weights})"
         )

@@ -8,6 +8,7 @@ import torch
 
 from phasezoo.errors import TrainError
 from phasezoo.nets import build
+from phasezoo.progress import size
 from phasezoo.training.data import Convection, Data, Text, generated
 from phasezoo.training.grid import count_parameters, train_grid
 from phasezoo.training.recipe import MicroBatch, Recipe, Trial
@@ -39,10 +40,10 @@ def smoke(recipe: Recipe, out: str | Path) -> list[list[str | int]]:
             done = f"{STEPS} steps"
         else:
             _on_meta(recipe, trial)
-            done = f"a step on the meta device: training takes {16 * n_params / 1e9:.1f} GB"
+            done = f"a step on the meta device: training takes {size(16 * n_params)}"
         rows.append([trial.model_id, n_params, done])
     if not trained:
-        raise TrainError(f"the smallest network of {recipe.name!r} takes more than {FITS / 1e9:.1f} GB to train.")
+        raise TrainError(f"the smallest network of {recipe.name!r} takes more than {size(FITS)} to train.")
     train_grid(_shortest(recipe, trained), out, data=_data(recipe, trained[0]))
     return rows
 

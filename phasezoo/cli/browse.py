@@ -9,6 +9,7 @@ import typer
 
 from phasezoo.cli.app import ZooArgument, app
 from phasezoo.cli.output import print_rows
+from phasezoo.progress import size
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +49,7 @@ def info(zoo: ZooArgument) -> None:
         *([f"table {name}", _rows(table.rows)] for name, table in manifest.tables.items()),
         [
             "weights",
-            f"{opened.nbytes / 1e6:,.1f} MB in {len(manifest.shards)} shards"
+            f"{size(opened.nbytes)} in {len(manifest.shards)} shards"
             if manifest.shards
             else "none: not among the published files",
         ],
@@ -145,7 +146,7 @@ def explore(
 
     opened = load(zoo)
     page = write(opened, out or f"{opened.name}.html")
-    typer.echo(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)" + ("" if show_page else "; open it in a browser"))
+    typer.echo(f"wrote {page} ({size(page.stat().st_size)})" + ("" if show_page else "; open it in a browser"))
     if show_page and not webbrowser.open(page.absolute().as_uri()):
         typer.echo(f"no browser could be started here: open {page} by hand", err=True)
 

@@ -8,6 +8,7 @@ import typer
 
 from phasezoo.cli.app import app
 from phasezoo.cli.output import print_rows
+from phasezoo.progress import size
 
 cache_app = typer.Typer(help="Look after what was fetched.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
@@ -23,7 +24,7 @@ def cache_list() -> None:
     for blob in cache.blobs():
         kinds["single tensors" if "-" in blob.key else "checkpoints and tables"].append(blob.nbytes)
     print_rows([["kind", "files", "MB"], *([kind, len(n), sum(n) / 1e6] for kind, n in kinds.items())])
-    limit = "no limit" if cache.limit is None else f"limit {cache.limit / 1e6:,.0f} MB"
+    limit = "no limit" if cache.limit is None else f"limit {size(cache.limit)}"
     typer.echo(f"in {cache.root} ({limit}; PHASEZOO_CACHE and PHASEZOO_CACHE_SIZE set place and limit)")
 
 
@@ -36,7 +37,7 @@ def cache_clean(
 
     cache = Cache(cache_directory())
     files, nbytes = cache.clean(keep=int(keep * 1e6))
-    typer.echo(f"removed {files:,} files, {nbytes / 1e6:,.1f} MB, from {cache.root}")
+    typer.echo(f"removed {files:,} files, {size(nbytes)}, from {cache.root}")
 
 
 @cache_app.command("verify")

@@ -8,6 +8,7 @@ import typer
 
 from phasezoo.cli.app import ZooArgument, app, parse_epochs
 from phasezoo.cli.output import print_rows
+from phasezoo.progress import size
 
 
 @app.command()
@@ -27,7 +28,7 @@ def build(
     built = build_zoo(source, out, zoo=zoo, workers=workers, ray=ray, dry_run=dry_run)
     typer.echo(
         f"{'would build' if dry_run else 'built'} {built.models} models in {built.cells} cells with "
-        f"{built.checkpoints:,} checkpoints, {built.nbytes / 1e6:,.1f} MB"
+        f"{built.checkpoints:,} checkpoints, {size(built.nbytes)}"
     )
     for kind, n in sorted(Counter(finding.kind for finding in built.findings).items()):
         example = next(finding for finding in built.findings if finding.kind == kind)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from phasezoo.cli.app import ZooArgument, app, parse_epochs
+from phasezoo.progress import size
 
 
 @app.command()
@@ -23,7 +24,7 @@ def push(
     for note in pushed.notes:
         typer.echo(note, err=True)
     typer.echo(
-        f"pushed {pushed.files} files, {pushed.nbytes / 1e6:,.1f} MB"
+        f"pushed {pushed.files} files, {size(pushed.nbytes)}"
         + (f"; removed {pushed.removed} of an older version" if pushed.removed else "")
         if pushed.files or pushed.removed
         else "nothing to push: it is there already"
