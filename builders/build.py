@@ -34,6 +34,14 @@ def build_zoo(
 
     Raises:
         FormatError: the source is none of these.
+
+    >>> import phasezoo, tempfile
+    >>> few = phasezoo.load("mlp-digits").filter("width == 8 and lr >= 0.08")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     raw = few.export(f"{folder}/digits")  # the folders of a Ray Tune experiment
+    ...     built = build_zoo(raw, f"{folder}/zoo")
+    ...     print(f"{built.checkpoints} checkpoints in", phasezoo.load(f"{folder}/zoo"))
+    24 checkpoints in Zoo(digits: 6 models in 2 cells of width x lr, 65.5 kB of weights)
     """
     if is_directory(source):
         return build_raytune(source, out, zoo=zoo, workers=workers, ray=ray, dry_run=dry_run)

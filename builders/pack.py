@@ -27,6 +27,17 @@ class Run:
         epochs: epochs that are stored with this run, ascending.
         read: returns the state dict of an epoch, or None to leave it out; called once for each, in order.
         shared_with: epoch to the ids of other models whose checkpoint at that epoch is this one.
+
+    >>> import tempfile
+    >>> import torch
+    >>> states = {0: {"weight": torch.zeros(2)}, 5: {"weight": torch.ones(2)}}
+    >>> run = Run("w2-s0", "w2", Layout.of_state_dict(states[0]), tuple(states), states.get)
+    >>> [entry.epoch for entry in run.entries()]
+    [0, 5]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [(path, file)] = pack([run], Path(folder))
+    >>> path, len(file.written)
+    ('shards/w2/00000.safetensors', 2)
     """
 
     model_id: str

@@ -48,6 +48,10 @@ class Pushed:
         removed: how many files of an older version were removed.
         tags: the tags that point to the commit.
         notes: what was left out, as sentences.
+
+    >>> again = Pushed("hf://datasets/owner/zoo", "4f1c", files=0, nbytes=0, removed=0, tags=("format-1",), notes=())
+    >>> again.files == again.removed == 0  # what is there already is not sent again
+    True
     """
 
     address: str
@@ -99,6 +103,11 @@ def push(zoo: str | Path, address: str, *, private: bool = False, tag: str | Non
         IntegrityError: the zoo does not verify.
         WriteError: there is something else at the address, or the Hub refuses the files.
         SourceError: the Hub cannot be reached, or fails again and again.
+
+    >>> push("mlp-digits", "hf://datasets/owner/zoo@v1.0")
+    Traceback (most recent call last):
+    ...
+    phasezoo.errors.AddressError: cannot push to hf://datasets/owner/zoo@v1.0: give hf://datasets/owner/name alone. ...
     """
     from phasezoo import load
 

@@ -56,6 +56,15 @@ def build_raytune(
         ZooNotFoundError: there is nothing at `source`.
         FormatError: it holds no trial.
         WriteError: `out` is not empty or cannot be written.
+
+    >>> import phasezoo, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     raw = phasezoo.load("mlp-digits")[:1].export(f"{folder}/digits")
+    ...     file = raw / "w2-lr0.005-s100" / "checkpoint_000050" / "checkpoints"
+    ...     _ = file.write_bytes(file.read_bytes()[:1000])  # a download that broke off
+    ...     built = build_raytune(raw, f"{folder}/zoo")
+    ...     print(built.checkpoints, [(finding.kind, finding.where) for finding in built.findings])
+    3 [('unreadable', 'w2-lr0.005-s100/epoch 50')]
     """
     out = vacant(out)
     if "://" not in str(source):

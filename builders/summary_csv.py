@@ -13,7 +13,7 @@ from phasezoo.summary import draft, parse
 
 
 def build_summary(source: str | Path, out: str | Path, *, zoo: str | None = None, dry_run: bool = False) -> Built:
-    """Build a zoo of tables from a published summary table.
+    r"""Build a zoo of tables from a published summary table.
 
     What was left out, merged or doubtful is listed in ``build_report.json`` beside the manifest.
 
@@ -30,6 +30,16 @@ def build_summary(source: str | Path, out: str | Path, *, zoo: str | None = None
         ZooNotFoundError: no such file, or no zoo of that name.
         FormatError: the name of the zoo is needed, or the file is no summary table of it.
         WriteError: `out` exists and is not empty, or cannot be written.
+
+    >>> import phasezoo, tempfile
+    >>> columns = "model,width,seed,lr,wd,batchsize,epoch,train_loss,train_acc,test_loss,test_acc"
+    >>> row = "training_batchsize=16_0,4,0,0.1,0.0005,16,0,2.31,0.1,2.31,0.1"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "summary.csv")
+    ...     _ = file.write_text(f"{columns}\n{row}\n")
+    ...     built = build_summary(file, f"{folder}/zoo", zoo="resnet18-cifar10")
+    ...     print(phasezoo.load(f"{folder}/zoo")[0].id, sorted({finding.kind for finding in built.findings}))
+    w4-b16-s0 ['model-missing', 'near-chance']
     """
     out, file = vacant(out), open_ranges(str(source))
     entry = _entry(file.url, zoo)

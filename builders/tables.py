@@ -99,7 +99,17 @@ def write_zoo(
 
     Raises:
         WriteError: the directory exists and is not empty, or cannot be written.
-        FormatError: a table lacks a required column.
+        FormatError: a table lacks a required column, or brings one that phasezoo makes itself, such as `phase`.
+
+    >>> import phasezoo, tempfile
+    >>> one = phasezoo.load("mlp-digits")[:1]
+    >>> model, configs = one[0], one.table("configs").select(REQUIRED["configs"])
+    >>> states = {epoch: model.checkpoint(epoch).state_dict() for epoch in model.epochs}
+    >>> run = Run(model.id, model.config["cell_id"], Layout.of_state_dict(states[0]), tuple(states), states.get)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_zoo(f"{folder}/zoo", one.manifest, configs=configs, results=one.table("results"), runs=[run])
+    ...     print(phasezoo.load(f"{folder}/zoo")[model.id].checkpoint("last"))
+    Checkpoint(w2-lr0.005-s100, epoch 150, 6 tensors, 664 bytes)
     """
     out = vacant(out)
     try:

@@ -56,7 +56,9 @@ def read_weights(file: Path | bytes) -> tuple[dict[str, torch.Tensor], bool]:
         opened = io.BytesIO(file) if isinstance(file, bytes) else file
         loaded = torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on broken files, and all mean the same here
-        named = re.search(r"WeightsUnpickler error: (.{0,80}?)(?: was not|\. |\n|$)", str(error))
+        if "Unsupported operand" in str(error):  # a page of HTML, a pointer of Git LFS, zeros
+            raise BadCheckpoint("unreadable", "cannot be read: it is no pickle of protocol 2") from None
+        named = re.search(r"WeightsUnpickler error:\s*(.{0,80}?)(?: was not|\. |\n|$)", str(error))
         if isinstance(error, UnpicklingError) and "weights only" in str(error).lower():
             raise BadCheckpoint(
                 "hostile-pickle", f"holds more than tensors ({named[1] if named else 'code'})"

@@ -30,6 +30,10 @@ class Suspicion:
         model_id: the model.
         epoch: the epoch, or None if it is about the run.
         what: a sentence.
+
+    >>> found = Suspicion("not-finite", "w2-lr0.1-s100", 150, "NaN or infinity in layers.0.weight")
+    >>> print(f"{found.model_id} at epoch {found.epoch}: {found.what}")
+    w2-lr0.1-s100 at epoch 150: NaN or infinity in layers.0.weight
     """
 
     kind: str

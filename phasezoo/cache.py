@@ -28,7 +28,11 @@ log = logging.getLogger(__name__)
 
 
 def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Return the directory for what is fetched: the argument, else ``PHASEZOO_CACHE``, else the Hub's assets."""
+    """Return the directory for what is fetched: the argument, else ``PHASEZOO_CACHE``, else the Hub's assets.
+
+    >>> cache_directory("/tmp/zoos").name
+    'zoos'
+    """
     place = cache_dir or settings.cache()
     if place is None:
         from phasezoo.source.hub import assets
@@ -46,6 +50,17 @@ class Blob:
         path: where it lies.
         nbytes: its size.
         used: when it was last used, in seconds since 1970.
+
+    >>> import hashlib, tempfile
+    >>> key = hashlib.sha256(b"bytes").hexdigest()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cache = Cache(Path(folder))
+    ...     kept = cache.put(key, b"bytes")
+    ...     [blob] = cache.blobs()
+    ...     before = blob.nbytes, blob.sound
+    ...     _ = blob.path.write_bytes(b"bites")
+    ...     print(before, (blob.nbytes, blob.sound))
+    (5, True) (5, False)
     """
 
     key: str
@@ -74,6 +89,15 @@ class Cache:
 
     A blob gets its name only when it is complete and verified, by one rename: no lock is needed. A cache that cannot
     be written is read, and no more.
+
+    >>> import hashlib, tempfile
+    >>> key = hashlib.sha256(b"bytes").hexdigest()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cache = Cache(Path(folder))
+    ...     print(cache.has(key, 5), cache.put(key, b"bytes"), cache.has(key, 5))
+    ...     print(bytes(cache.get(key, 1, nbytes=3, total=5)), cache.clean())
+    False True True
+    b'yte' (1, 5)
     """
 
     def __init__(self, root: Path, *, limit: int | None = None) -> None:
@@ -227,7 +251,15 @@ class Cache:
                 temporary.unlink(missing_ok=True)
 
     def noted(self, name: str) -> bytes | None:
-        """Return what `note` kept under a name."""
+        """Return what `note` kept under a name.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = Cache(Path(folder))
+        ...     cache.note("main-of-a-zoo", b"4f1c")
+        ...     print(cache.noted("main-of-a-zoo"), cache.noted("another"))
+        b'4f1c' None
+        """
         try:
             return (self.root / "addresses" / name).read_bytes()
         except OSError:

@@ -32,6 +32,11 @@ class Download:
         transfer: bytes that these requests ask for; more than `nbytes` where bytes between checkpoints are read along.
         cached: checkpoints that were in the cache already.
         traffic: what was asked of the server, and what had to be repeated; empty for a dry run.
+
+    >>> import phasezoo
+    >>> found = phasezoo.load("mlp-digits").download(epochs=[0, "last"], dry_run=True)
+    >>> found.requests, found.nbytes, found.cached  # an initial network that several models share counts once
+    (0, 0, 297)
     """
 
     checkpoints: int

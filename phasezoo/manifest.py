@@ -44,6 +44,11 @@ class Axis(_Record):
         values: the grid, ascending.
         scale: how the grid is spaced.
         hot: for the temperature axis, at which end of `values` training is noisiest.
+
+    >>> import phasezoo
+    >>> axis = phasezoo.load("mlp-digits").manifest.temperature
+    >>> axis.column, axis.values[-1], axis.hot  # the largest learning rate is the hottest
+    ('lr', 0.1, 'high')
     """
 
     column: str
@@ -83,6 +88,11 @@ class Provenance(_Record):
         recipe: the settings that regenerate the zoo, as data.
         software: versions of the libraries that produced the numbers.
         notes: caveats that a reader of the numbers must know.
+
+    >>> import phasezoo
+    >>> provenance = phasezoo.load("mlp-digits").manifest.provenance
+    >>> provenance.method, provenance.recipe["epochs"]
+    ('trained', 150)
     """
 
     source: str
@@ -107,6 +117,11 @@ class Manifest(_Record):
         tables: table name to file.
         shards: all files with weights; empty for a zoo of tables only.
         protocols: protocol id of the landscape table to its settings.
+
+    >>> import phasezoo
+    >>> manifest = phasezoo.load("mlp-digits").manifest
+    >>> manifest.architecture, manifest.load.column, manifest.temperature.column, manifest.tables["configs"].rows
+    ('mlp', 'width', 'lr', 264)
     """
 
     format: Literal["phasezoo"] = "phasezoo"
@@ -146,6 +161,11 @@ class Manifest(_Record):
 
         Raises:
             FormatError: the bytes are not a manifest that this release can read.
+
+        >>> Manifest.from_bytes(b'{"format": "phasezoo", "format_version": 9}')
+        Traceback (most recent call last):
+        ...
+        phasezoo.errors.FormatError: zoo.json has format version 9; this release reads version 1. Upgrade with ...
         """
         try:
             raw = json.loads(data)

@@ -18,6 +18,10 @@ class Finding:
         kind: what sort of defect, as one or two words with hyphens; the same for all of a sort.
         where: the file, trial or epoch.
         what: what is wrong and what was done, in a sentence.
+
+    >>> found = [Finding("unreadable", "trial-1", "left out."), Finding("layout", "trial-2/epoch 0", "left out.")]
+    >>> [finding.where for finding in sorted(found)]  # by kind, then by place
+    ['trial-2/epoch 0', 'trial-1']
     """
 
     kind: str
@@ -27,7 +31,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Built:
-    """What was (or, in a dry run, would be) built."""
+    """What was (or, in a dry run, would be) built.
+
+    >>> import tempfile
+    >>> import phasezoo
+    >>> from phasezoo.builders.build import build_zoo
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     raw = phasezoo.load("mlp-digits")[:2].export(f"{folder}/raw")
+    ...     built = build_zoo(raw, f"{folder}/zoo", dry_run=True)
+    >>> built.models, built.checkpoints, built.findings
+    (2, 8, ())
+    """
 
     models: int
     cells: int

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from phasezoo.errors import FormatError
 from phasezoo.manifest import MANIFEST, Manifest, Table
-from phasezoo.parquet import REQUIRED
+from phasezoo.parquet import DERIVED, REQUIRED
 from phasezoo.source import partial_name
 
 # column -> (Arrow type, unit or None, description); a table may have more columns, which describe themselves.
@@ -163,6 +163,12 @@ def write_table(name: str, table: pa.Table, out: Path) -> Table:
     missing = [column for column in REQUIRED.get(name, ()) if column not in table.column_names]
     if missing:
         raise FormatError(f"table {name!r} lacks the columns {missing}.")
+    taken = [column for column in DERIVED if column in table.column_names]
+    if taken and name in ("configs", "results"):
+        raise FormatError(
+            f"table {name!r} brings the columns {taken}, which phasezoo makes itself when a zoo is opened. Drop them: "
+            "no zoo with them can be read."
+        )
     path = f"tables/{name}.parquet"
     floats = [f.name for f in table.schema if pa.types.is_floating(f.type)]
     others = [f.name for f in table.schema if f.name not in floats and not pa.types.is_nested(f.type)]

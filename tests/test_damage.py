@@ -257,3 +257,10 @@ def test_the_same_checkpoint_twice_or_of_no_model_is_refused(tmp_path: Path) -> 
         write_zoo(tmp_path / "z", draft(), configs=pa.table({"model_id": ["m"]}), results=pa.table({}), runs=runs)
     with pytest.raises(FormatError, match=r"belong to no model"):
         write_zoo(tmp_path / "z", draft(), configs=pa.table({"model_id": ["n"]}), results=pa.table({}), runs=runs[:1])
+
+
+def test_a_table_that_no_zoo_may_have_is_not_written(tmp_path: Path) -> None:
+    zoo = phasezoo.load("mlp-digits")
+    with pytest.raises(FormatError, match=r"table 'configs' brings the columns \['phase', .*Drop them"):
+        write_zoo(tmp_path / "z", zoo.manifest, configs=zoo.table("configs"), results=zoo.table("results"))
+    assert list(tmp_path.iterdir()) == []

@@ -155,6 +155,18 @@ def test_tensors_that_are_none_are_left_out(content: Any, kind: str) -> None:
     assert str(caught.value).encode()
 
 
+@pytest.mark.parametrize("data", [b"<html>404</html>", b"version https://git-lfs.github.com/spec/v1\n", bytes(100)])
+def test_a_file_that_is_no_pickle_is_not_called_hostile(data: bytes) -> None:
+    with pytest.raises(BadCheckpoint, match=r"no pickle of protocol 2") as caught:
+        read_weights(data)
+    assert caught.value.kind == "unreadable"
+
+
+def test_the_finding_of_a_hostile_pickle_says_what_it_asks_for(tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match=r"holds more than tensors \(Unsupported global: GLOBAL \w"):
+        read_weights(saved({"w": Hostile(tmp_path / "trace")}))
+
+
 def test_a_pickle_that_holds_itself_is_left_out() -> None:
     for code in (b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dicth\x00s."):
         with pytest.raises(BadCheckpoint):

@@ -24,6 +24,12 @@ class MLP(nn.Module):
         out_features: size of the output.
         activation: ``"relu"`` or ``"tanh"``, after each hidden layer.
         device: where to build it.
+
+    >>> net = MLP(in_features=64, width=8, depth=2, out_features=10)
+    >>> net
+    MLP(64-8-8-10, relu)
+    >>> net(torch.zeros(5, 1, 8, 8)).shape  # images are flattened
+    torch.Size([5, 10])
     """
 
     def __init__(

@@ -88,6 +88,14 @@ class ResNet(nn.Module):
         num_classes: size of the output.
         in_channels: channels of the image.
         device: where to build it; on the meta device nothing is drawn.
+
+    >>> net = ResNet(depth=18, width=4, num_classes=10)
+    >>> net
+    ResNet(18, width 4, 3 -> 10)
+    >>> net.eval()(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    >>> sum(p.numel() for p in ResNet(depth=50, width=64, num_classes=1000, device="meta").parameters())
+    25549352
     """
 
     def __init__(

@@ -101,6 +101,12 @@ class ViT(nn.Module):
         mlp_ratio: hidden units of the perceptron in a block, in embedding dimensions.
         dropout: rate of dropout after the positions, on the attention and after each layer of a block.
         device: where to build it; on the meta device nothing is drawn.
+
+    >>> net = ViT(image_size=8, patch_size=2, embedding_dim=16, depth=2, heads=4, num_classes=10, in_channels=1)
+    >>> net(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
+    >>> net.pos_embed.shape  # a class token and 16 patches
+    torch.Size([1, 17, 16])
     """
 
     def __init__(
