@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 class Report:
     """What was checked and what is wrong; the zoo is sound if there are no problems.
 
-    >>> import phasezoo
-    >>> report = verify(phasezoo.load("mlp-digits"))
+    >>> import phasezoo, pathlib, tempfile
+    >>> from phasezoo.builders.build import build_zoo
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = build_zoo(phasezoo.load("mlp-digits")[:1].export(f"{folder}/raw"), f"{folder}/zoo")
+    ...     [file] = pathlib.Path(folder).glob("zoo/shards/*/*")
+    ...     _ = file.write_bytes(file.read_bytes()[:-1])
+    ...     report = verify(phasezoo.load(f"{folder}/zoo"))
     >>> report.checkpoints, report.problems
-    (1056, ())
+    (0, ('shard shards/...: ... has ... bytes, the manifest says ...',))
     """
 
     tables: int

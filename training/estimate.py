@@ -34,6 +34,13 @@ class Estimate:
         flops: floating-point operations of training and evaluation; None if the size of the data set is not known.
         seconds: time on one process of this machine, from measured steps; None likewise.
         rate: floating-point operations a second of the larger measured step.
+
+    >>> from phasezoo.training.recipes import recipe
+    >>> found = estimate(recipe("mlp-digits"), recipe("mlp-digits").trials()[:24])
+    >>> found.rows()[:2]
+    [['models', '24'], ['parameters', '166 to 166']]
+    >>> found.nbytes == 24 * 3 * 664 + 3 * 664  # eight learning rates share the initial networks of three seeds
+    True
     """
 
     models: int
@@ -68,6 +75,13 @@ def estimate(recipe: Recipe, trials: Sequence[Trial]) -> Estimate:
     Args:
         recipe: how they would be trained.
         trials: which of its trials.
+
+    >>> from phasezoo.training.grid import select
+    >>> from phasezoo.training.recipes import recipe
+    >>> whole = recipe("mlp-digits")
+    >>> found = estimate(whole, select(whole, "width == 64 and lr == 0.1"))
+    >>> found.models, found.largest, f"{found.flops:.0e}", found.seconds > 0
+    (3, 8970, '3e+10', True)
     """
     plain = recipe.model_copy(update={"augmentation": None, "samples": None})
     data = generated(recipe.dataset)

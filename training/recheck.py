@@ -38,6 +38,11 @@ class Check:
         verified: the number that the weights give on the whole split, in eval mode, without augmentation.
         difference: verified minus reported.
         incomparable: why the two are not the same thing, if they are not.
+
+    >>> import phasezoo
+    >>> check = recheck(phasezoo.load("mlp-digits")[:1], "sample:1")[0]
+    >>> check.model_id, check.column, round(check.difference, 3), check.incomparable
+    ('w2-lr0.005-s100', 'train_loss', 0.0, None)
     """
 
     model_id: str

@@ -17,7 +17,12 @@ class _Part(BaseModel):
 
 
 class Assumption(_Part):
-    """A value that nobody published: which field, what was chosen, and why."""
+    """A value that nobody published: which field, what was chosen, and why.
+
+    >>> from phasezoo.training.recipes import recipe
+    >>> [(assumption.field, assumption.value) for assumption in recipe("vit-cifar10").assumptions][:2]
+    [('depth', '12'), ('heads', '3')]
+    """
 
     field: str
     value: str
@@ -33,6 +38,10 @@ class Schedule(_Part):
         start: learning rate at the start of one cycle, as a part of the largest.
         end: learning rate at the end, as a part of the largest.
         cycle_momentum: momentum at the smallest and at the largest learning rate of one cycle; None leaves it alone.
+
+    >>> from phasezoo.training.recipes import recipe
+    >>> recipe("resnet18-cifar10").schedule.kind, recipe("mlp-digits").schedule == Schedule()
+    ('onecycle', True)
     """
 
     kind: Literal["constant", "onecycle", "cosine"] = "constant"
@@ -43,7 +52,12 @@ class Schedule(_Part):
 
 
 class Augmentation(_Part):
-    """What is done to training images before they are normalised: arguments of `phasezoo.training.augment.augment`."""
+    """What is done to training images before they are normalised: arguments of `phasezoo.training.augment.augment`.
+
+    >>> from phasezoo.training.recipes import recipe
+    >>> recipe("resnet18-svhn").augmentation  # digits are not mirrored
+    Augmentation(crop=4, flip=False, rotation=20.0)
+    """
 
     crop: int = 0
     flip: bool = False
@@ -51,7 +65,12 @@ class Augmentation(_Part):
 
 
 class MicroBatch(_Part):
-    """From which load and batch size on, at most how many samples go through the network at a time."""
+    """From which load and batch size on, at most how many samples go through the network at a time.
+
+    >>> from phasezoo.training.recipes import recipe
+    >>> recipe("resnet50-cifar10").micro_batch[0]
+    MicroBatch(load=64.0, batch_size=1024, samples=512)
+    """
 
     load: float
     batch_size: int
@@ -107,6 +126,14 @@ class Recipe(_Part):
         notes: what a reader of the numbers must know.
         license: licence of the trained models.
         citation: BibTeX.
+
+    >>> from phasezoo.training.recipes import recipe
+    >>> whole = recipe("mlp-digits")
+    >>> len(whole.trials()), whole.epochs, whole.checkpoint_epochs
+    (264, 150, (0, 10, 50, 150))
+    >>> small = whole.model_copy(update={"seeds": (100,)}).shortened(20)
+    >>> len(small.trials()), small.epochs, small.checkpoint_epochs
+    (88, 20, (0, 10, 20))
     """
 
     name: str
@@ -219,6 +246,11 @@ class Trial:
         micro_batch_size: samples per forward pass.
         lr: learning rate.
         beta: convection coefficient, where there is one.
+
+    >>> from phasezoo.training.recipes import recipe
+    >>> trial = next(t for t in recipe("resnet50-cifar10").trials() if t.load == 128 and t.batch_size == 512)
+    >>> trial.model_id, trial.arguments["width"], trial.accumulation_steps
+    ('w128-b512-s0', 128, 2)
     """
 
     model_id: str

@@ -29,6 +29,15 @@ def smoke(recipe: Recipe, out: str | Path) -> list[list[str | int]]:
 
     Returns:
         For each network its id, its parameters, and what was done with it.
+
+    >>> import tempfile
+    >>> import phasezoo
+    >>> from phasezoo.training.recipes import recipe
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     print(smoke(recipe("mlp-digits"), f"{folder}/zoo"))
+    ...     print(phasezoo.load(f"{folder}/zoo"))
+    [['w2-lr0.005-s100', 166, '2 steps'], ['w64-lr0.005-s100', 8970, '2 steps']]
+    Zoo(mlp-digits: 2 models in 2 cells of width x lr, 73.1 kB of weights)
     """
     ends = [_tried(recipe, load) for load in dict.fromkeys((recipe.load.values[0], recipe.load.values[-1]))]
     rows: list[list[str | int]] = []

@@ -127,6 +127,14 @@ def train(
         compiled: run the network through `torch.compile`.
         device: where to train.
         state: file that `Epoch.save` wrote, if there is one: training goes on behind its epoch.
+
+    >>> from phasezoo.training.data import load_data
+    >>> from phasezoo.training.recipes import recipe
+    >>> short = recipe("mlp-digits").shortened(1)
+    >>> for epoch in train(short, short.trials()[-1], load_data("digits")):
+    ...     print(epoch.epoch, "better than half" if epoch.metrics["test_acc"] > 0.5 else "near chance")
+    0 near chance
+    1 better than half
     """
     with _seeded(trial.seed):
         net = build(trial.architecture, **trial.arguments).to(device)

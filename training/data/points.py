@@ -23,6 +23,13 @@ class Convection:
         left: x = 0 at the times of the grid ``[100, 2]``.
         right: x = 2 pi at the same times ``[100, 2]``.
         grid: all points for evaluation ``[25600, 2]``, time by time.
+
+    >>> points = convection(collocation=64)
+    >>> u = points.solution(torch.tensor([1.0, 30.0]))
+    >>> u.shape
+    torch.Size([2, 25600])
+    >>> torch.allclose(u[0, :256], points.initial[:, 0].sin())  # at t = 0, whatever beta
+    True
     """
 
     collocation: torch.Tensor

@@ -23,6 +23,12 @@ class Split:
         y: labels ``[n, ...]`` (integers).
         mean: mean of each channel of pixels in 0..1; None if `x` holds no pixels.
         std: standard deviation of each channel.
+
+    >>> pixels, labels = torch.arange(6, dtype=torch.uint8).view(3, 1, 1, 2), torch.tensor([0, 1, 0])
+    >>> split = Split(pixels, labels, mean=(0.5,), std=(0.25,))
+    >>> x, y = split.take([0, 2]).batch(slice(None))
+    >>> x.dtype, y  # pixels become what a network takes
+    (torch.float32, tensor([0, 0]))
     """
 
     x: torch.Tensor
@@ -92,7 +98,13 @@ class Batches(Sequence[Batch]):
 
 @dataclass(frozen=True)
 class Data:
-    """Samples with a label each, split as the zoo that uses them was trained."""
+    """Samples with a label each, split as the zoo that uses them was trained.
+
+    >>> from phasezoo.training.data import load_data
+    >>> data = load_data("digits")
+    >>> len(data.train), len(data.test), data.classes
+    (1000, 797, 10)
+    """
 
     train: Split
     test: Split

@@ -21,6 +21,12 @@ class Text:
         test: tokens of the part that is held out ``[m]``.
         vocab: number of different tokens.
         sha256: hash of the text, in UTF-8.
+
+    >>> text = characters("to be or not to be")
+    >>> text.vocab, len(text.train), len(text.test)
+    (7, 16, 2)
+    >>> len(text.windows(1).train)
+    15
     """
 
     train: torch.Tensor

@@ -27,6 +27,12 @@ class Averaged:
         train: loss and accuracy on the training data.
         test: loss and accuracy on the test data.
         delta: accuracy on the test data minus the mean of the networks it is held against.
+
+    >>> x, y = torch.eye(2), torch.tensor([0, 1])
+    >>> states = [{"weight": torch.eye(2) * scale} for scale in (1.0, 3.0)]
+    >>> averaged = epoch_average(nn.Linear(2, 2, bias=False).eval(), states=states, train=[(x, y)], test=[(x, y)])
+    >>> averaged.state["weight"].tolist(), averaged.test.accuracy, averaged.delta
+    ([[2.0, 0.0], [0.0, 2.0]], 1.0, 0.0)
     """
 
     state: dict[str, torch.Tensor]
@@ -56,6 +62,16 @@ def epoch_average(
             batches of the network's own batch size.
         protocol: of `average_states` and of `reestimate`.
         loss: mean loss of logits and labels.
+
+    >>> import phasezoo
+    >>> from phasezoo.training.data import load_data
+    >>> model = phasezoo.load("mlp-digits").filter(width=32, lr=0.1)[0]
+    >>> data = load_data("digits")
+    >>> states = [model.checkpoint(epoch).state_dict() for epoch in (10, 50, 150)]
+    >>> net, batches = model.checkpoint().module(), {"train": data.train.batches(500), "test": data.test.batches(500)}
+    >>> averaged = epoch_average(net, states=states, **batches)
+    >>> averaged.test.accuracy > 0.9, abs(averaged.delta) < 0.02
+    (True, True)
     """
     averaged = average_states(states, protocol=protocol)
     return _measured(model, averaged, states[-1:], train, test, bn_batches, protocol, loss)
@@ -87,6 +103,15 @@ def seed_average(
         matched: align before averaging.
         loss: mean loss of logits and labels.
         seed: seed of the order in which layers are matched.
+
+    >>> import phasezoo
+    >>> from phasezoo.training.data import load_data
+    >>> data, cell = load_data("digits"), phasezoo.load("mlp-digits").filter(width=32, lr=0.1)
+    >>> net, states = cell[0].checkpoint().module(), [model.checkpoint().state_dict() for model in cell]
+    >>> batches = {"train": data.train.batches(500), "test": data.test.batches(500)}
+    >>> found = [seed_average(net, states=states, **batches, matched=matched) for matched in (False, True)]
+    >>> [averaged.test.accuracy > 0.9 for averaged in found]  # averages of networks that are not aligned fail
+    [False, True]
     """
     aligned = align(model, states=states, seed=seed) if matched else states
     return _measured(model, average_states(aligned, protocol=protocol), states, train, test, bn_batches, protocol, loss)

@@ -23,6 +23,12 @@ class Similarity:
     Attributes:
         matrix: ``[S, S]``, float64, symmetric; NaN in the rows and columns of networks with constant outputs.
         reasons: network -> why its entries are NaN.
+
+    >>> outputs = torch.randn(3, 50, 4, generator=torch.Generator().manual_seed(0))
+    >>> outputs[1], outputs[2] = outputs[0] + 1, 0
+    >>> found = cka(outputs)
+    >>> round(found.matrix[0, 1].item(), 3), found.reasons, found.mean()
+    (1.0, {2: 'constant outputs over 50 samples'}, nan)
     """
 
     matrix: torch.Tensor

@@ -32,6 +32,12 @@ class Path:
         nll: mean loss on the data.
         loss: the same plus the regulariser, weight_decay / 2 |w(t)|^2; what is published as loss.
         error: wrong answers in percent.
+
+    >>> a, b = ({"weight": torch.tensor([[v], [-v]])} for v in (-2.0, 2.0))
+    >>> curve = Curve(nn.Linear(1, 2, bias=False), ends=(a, b))
+    >>> path = curve.evaluate({"train": [(torch.tensor([[1.0]]), torch.tensor([0]))]}, t=[0.0, 0.75, 1.0])["train"]
+    >>> path.t, path.error, path.nll == path.loss  # without weight decay
+    ([0.0, 0.75, 1.0], [100.0, 0.0, 0.0], True)
     """
 
     t: list[float]
@@ -227,6 +233,16 @@ def fit_bezier(
         protocol: ``"published"`` replays the compounding learning rate of the published curves.
         loss: mean loss of logits and labels.
         seed: seed of order, t and augmentation.
+
+    >>> import phasezoo
+    >>> from phasezoo.training.data import load_data
+    >>> nets = [model.checkpoint().module() for model in phasezoo.load("mlp-digits").filter(width=16, lr=0.1)[:2]]
+    >>> data, ends = load_data("digits"), (nets[0].state_dict(), nets[1].state_dict())
+    >>> curve = fit_bezier(nets[0], ends=ends, data=(data.train.x, data.train.y), clip=1.0)
+    >>> both = {"straight": Curve(nets[0], ends=ends), "bent": curve}
+    >>> middle = {how: c.evaluate({"test": data.test.batches(500)}, t=[0.5])["test"] for how, c in both.items()}
+    >>> [how for how, path in middle.items() if path.error[0] < 20]  # percent of wrong answers, half way
+    ['bent']
     """
     curve = Curve(model, ends=ends, bends=bends)
     rates = learning_rates(epochs, lr=lr, protocol=protocol) if isinstance(lr, (int, float)) else list(lr)

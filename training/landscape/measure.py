@@ -78,6 +78,17 @@ def measure(
         MeasureError: no such metric or protocol.
         WriteError: the zoo is not a directory on disk that can be written.
         EpochNotFoundError: no model has a checkpoint at an epoch.
+
+    >>> import tempfile
+    >>> from phasezoo.training.grid import train_grid
+    >>> from phasezoo.training.recipes import recipe
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = train_grid(recipe("mlp-digits").shortened(1), f"{folder}/zoo", where="width == 8 and lr == 0.1")
+    ...     table = measure(f"{folder}/zoo", metrics=["cka"])
+    ...     print(len(load(f"{folder}/zoo").landscape), "row")
+    1 row
+    >>> table["cell_id"].to_pylist(), 0 < table["representation_similarity"][0].as_py() < 1
+    (['w8-lr0.1'], True)
     """
     for name in metrics:
         if name not in GROUPS:

@@ -42,6 +42,11 @@ class MeasureProtocol:
         average_epochs: checkpoints that an epoch average takes, ending with the epoch.
         bn_batches: most batches for BatchNorm's statistics.
         seed: seed of everything that is drawn.
+
+    >>> from dataclasses import replace
+    >>> quick = replace(protocol_for("mlp-digits"), name="quick", curve_epochs=5)
+    >>> quick.settings()["curve_epochs"], quick.id.startswith("quick-")
+    (5, True)
     """
 
     name: str

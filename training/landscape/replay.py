@@ -95,7 +95,12 @@ def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and accuracy (a fraction) over samples."""
+    """Mean loss and accuracy (a fraction) over samples.
+
+    >>> found = Evaluation(loss=0.25, accuracy=0.875)
+    >>> found.error
+    12.5
+    """
 
     loss: float
     accuracy: float

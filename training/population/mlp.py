@@ -32,6 +32,13 @@ class Population:
 
     Parameters of all members lie in one matrix ``[S, P]``; weights ``[S, out, in]`` and biases ``[S, 1, out]``
     are views into it, and so are the gradients; `in` and `out` are padded.
+
+    >>> nets = [MLP(in_features=4, width=8, depth=1, out_features=3) for _ in range(5)]
+    >>> population = Population(nets, momentum=0.9, weight_decay=5e-4)
+    >>> x, y = torch.zeros(5, 16, 4), torch.zeros(5, 16, dtype=torch.int64)  # a batch of each member
+    >>> population.step(population.pad(x), y, torch.tensor([[0.1], [0.05], [0.02], [0.01], [0.0]]))
+    >>> [torch.equal(population.state_dict(i)["layers.1.bias"], nets[i].layers[1].bias) for i in (3, 4)]
+    [False, True]
     """
 
     def __init__(self, nets: Sequence[MLP], *, momentum: float, weight_decay: float) -> None:
@@ -161,6 +168,14 @@ def train(
         batch_size: samples per step.
         momentum: momentum of SGD.
         weight_decay: weight decay on all parameters.
+
+    >>> from phasezoo.training.data import load_data
+    >>> members = [Member(seed=seed, lr=lr) for seed in (0, 1) for lr in (0.0, 0.1)]
+    >>> config = {"in_features": 64, "width": 16, "depth": 1, "out_features": 10}
+    >>> settings = {"epochs": 1, "batch_size": 32, "momentum": 0.9, "weight_decay": 5e-4}
+    >>> *_, last = train(members, load_data("digits"), config=config, **settings)
+    >>> [accuracy > 0.5 for accuracy in last.metrics["test_acc"]]
+    [False, True, False, True]
     """
     nets = []
     for member in members:
