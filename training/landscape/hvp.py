@@ -60,7 +60,7 @@ class HessianOperator:
     >>> H = HessianOperator(net, batches=[(torch.tensor([[3.0]]), torch.zeros(1, 1))], loss=half_square)
     >>> H.matvec(torch.tensor([2.0]))  # L = (3 w)^2 / 2, so that H = 9
     tensor([18.])
-    >>> torch.equal(H.gradient(), H.matvec(net.weight[0].detach()))  # dL/dw = 9 w
+    >>> torch.allclose(H.gradient(), H.matvec(net.weight[0].detach()))  # dL/dw = 9 w
     True
     >>> H.named(torch.tensor([2.0]))
     {'weight': tensor([[2.]])}
