@@ -255,7 +255,7 @@ def _brief(value: float) -> str:
     if abs(value) < 1e-9:
         return "0"
     if 0.01 <= abs(value) < 100:
-        return f"{value:.2f}"
+        return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"  # three digits: cells are narrow
     text = f"{value:.0e}" if abs(value) >= 1e4 or abs(value) < 0.01 else f"{value:.0f}"
     return text.replace("e-0", "e-").replace("e+0", "e")
 
