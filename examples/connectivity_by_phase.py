@@ -5,6 +5,7 @@ import pandas as pd
 import torch
 
 import phasezoo
+from phasezoo.phases import PHASE_COLORS
 from phasezoo.training.data import load_data
 from phasezoo.training.landscape.connectivity import barrier
 from phasezoo.training.landscape.replay import evaluate
@@ -29,7 +30,8 @@ def main() -> None:
     table = pd.DataFrame(lines).pivot_table(index="t", columns=["how", "phase"], values="error")
     _, axes = plt.subplots(1, 2, sharey=True, figsize=(9, 3.6))
     for ax, how in zip(axes, ("as they are", "aligned"), strict=True):
-        table[how].plot(ax=ax, title=f"seeds {how}", xlabel="t", ylabel="test error, %", legend=False)
+        title = f"seeds {how}"
+        table[how].plot(ax=ax, title=title, xlabel="t", ylabel="test error, %", color=PHASE_COLORS, legend=False)
     axes[1].legend(title="phase", loc="center left", bbox_to_anchor=(1, 0.5))
     plt.savefig("connectivity_by_phase.png", dpi=150, bbox_inches="tight")
 

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 import phasezoo
+from phasezoo.phases import PHASE_COLORS
 from phasezoo.training.data import load_data
 from phasezoo.training.landscape.replay import evaluate
 
@@ -25,7 +26,8 @@ def main() -> None:
     table = pd.DataFrame(rows).pivot_table(index="phase", columns="density", values="accuracy")[DENSITIES]
     print("test accuracy in percent by density of the weights, mean over the models of a phase")
     print(table.round(1).to_string())
-    ax = table.T.plot(marker="o", logx=True, xlabel="density of the weights", ylabel="test accuracy, %", figsize=(6, 4))
+    ax = table.T.plot(marker="o", logx=True, color=PHASE_COLORS, figsize=(6, 4))
+    ax.set(xlabel="density of the weights", ylabel="test accuracy, %")
     ax.set_xticks(DENSITIES, [f"{density:g}" for density in DENSITIES])
     ax.minorticks_off()
     ax.legend(title="phase", loc="center left", bbox_to_anchor=(1, 0.5))

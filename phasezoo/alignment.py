@@ -22,6 +22,12 @@ class Match:
         permutations: group -> permutation, for `Symmetry.apply`.
         objective: sum over permuted parameters of <a, P b>, before the first sweep and after each.
         converged: whether no group would change any more.
+
+    >>> import phasezoo
+    >>> ckpt = phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint()
+    >>> found = match_weights(ckpt.state_dict(), source=ckpt.state_dict(), spec=ckpt.symmetry())
+    >>> found.permutations[1].tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7]
     """
 
     permutations: Permutations
@@ -47,6 +53,13 @@ def match_weights(target: State, *, source: State, spec: Symmetry, sweeps: int =
     Raises:
         MeasureError: the networks differ in shape.
         DependencyError: SciPy is not installed.
+
+    >>> import phasezoo
+    >>> ckpt = phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint()
+    >>> copy = phasezoo.permute(ckpt, seed=1)
+    >>> found = match_weights(ckpt.state_dict(), source=copy.state_dict(), spec=ckpt.symmetry())
+    >>> found.converged, found.objective[0] < found.objective[-1]
+    (True, True)
     """
     try:
         from scipy.optimize import linear_sum_assignment

@@ -23,6 +23,12 @@ class Ensemble(nn.Module):
     Args:
         members: the networks; they may differ in architecture, not in what they take and give.
         averaged: what is averaged: ``"probabilities"`` or ``"logits"``.
+
+    >>> import phasezoo
+    >>> import torch
+    >>> members = [model.checkpoint().module() for model in phasezoo.load("mlp-digits").filter(width=8, lr=0.03)]
+    >>> Ensemble(members, averaged="logits")(torch.zeros(5, 64)).shape
+    torch.Size([5, 10])
     """
 
     def __init__(self, members: Sequence[nn.Module], *, averaged: Averaged = "probabilities") -> None:

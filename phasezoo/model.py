@@ -36,7 +36,13 @@ class Model:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The model's row of `configs`."""
+        """The model's row of `configs`.
+
+        >>> import phasezoo
+        >>> model = phasezoo.load("mlp-digits")["w8-lr0.03-s100"]
+        >>> model.config["width"], model.config["lr"], model.config["optimizer"]
+        (8, 0.03, 'sgd')
+        """
         return self._index.config(self._row)
 
     @property
@@ -53,13 +59,25 @@ class Model:
 
     @property
     def results(self) -> pa.Table:
-        """The model's rows of `results`, one per epoch."""
+        """The model's rows of `results`, one per epoch.
+
+        >>> import phasezoo
+        >>> model = phasezoo.load("mlp-digits")["w8-lr0.03-s100"]
+        >>> model.results.num_rows, round(model.results["test_acc"][-1].as_py(), 4)
+        (151, 0.941)
+        """
         start, stop = self._index.span("results", self._row)
         return self._index.table("results").slice(start, stop - start)
 
     @property
     def landscape(self) -> pa.Table:
-        """The rows of `landscape` on this model and on its cell."""
+        """The rows of `landscape` on this model and on its cell.
+
+        >>> import phasezoo
+        >>> model = phasezoo.load("mlp-digits")["w8-lr0.03-s100"]
+        >>> model.landscape["epoch"].to_pylist()
+        [10, 10, 50, 50, 150, 150]
+        """
         import pyarrow.compute as pc
 
         of_cell = (pc.field("cell_id") == self.config["cell_id"]) & pc.field("model_id").is_null()
@@ -67,7 +85,12 @@ class Model:
 
     @property
     def epochs(self) -> list[int]:
-        """Epochs at which there is a checkpoint, ascending."""
+        """Epochs at which there is a checkpoint, ascending.
+
+        >>> import phasezoo
+        >>> phasezoo.load("mlp-digits")["w8-lr0.03-s100"].epochs
+        [0, 10, 50, 150]
+        """
         return self._index.epochs(self._row)
 
     def checkpoint(self, epoch: int | str = "last") -> Checkpoint:
@@ -79,6 +102,13 @@ class Model:
         Raises:
             EpochNotFoundError: there is no checkpoint at that epoch.
             WeightsUnavailableError: the zoo has tables only.
+
+        >>> import phasezoo
+        >>> model = phasezoo.load("mlp-digits")["w8-lr0.03-s100"]
+        >>> model.checkpoint(50)
+        Checkpoint(w8-lr0.03-s100, epoch 50, 6 tensors, 2,728 bytes)
+        >>> model.checkpoint("first").epoch
+        0
         """
         row = self._index.checkpoint_row(self._row, epoch)
         number = self.epochs[row - self._index.span("checkpoints", self._row)[0]]
@@ -97,6 +127,11 @@ class Model:
 
         Raises:
             WeightsUnavailableError: the zoo has tables only.
+
+        >>> import phasezoo
+        >>> model = phasezoo.load("mlp-digits")["w8-lr0.03-s100"]
+        >>> [round(ckpt.metrics["test_acc"], 3) for ckpt in model.checkpoints()]
+        [0.08, 0.912, 0.941, 0.941]
         """
         self._index.table("checkpoints")
         return (self.checkpoint(epoch) for epoch in self.epochs)

@@ -51,6 +51,11 @@ class Normaliser:
         Raises:
             TopologyError: there is nothing to fit on.
             MeasureError: a network has weights that are not finite.
+
+        >>> import phasezoo
+        >>> train, _, test = phasezoo.load("mlp-digits").filter(width=8).split(by="seed")
+        >>> Normaliser.fit(train, epochs="all").fitted_on
+        32
         """
         wanted = samples(view, epochs)
         if not wanted:
@@ -80,14 +85,30 @@ class Normaliser:
         return cls(mean, std, len(samples(view, epochs)))
 
     def apply(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Subtract the mean and divide by the standard deviation; integers stay as they are."""
+        """Subtract the mean and divide by the standard deviation; integers stay as they are.
+
+        >>> import phasezoo
+        >>> train, _, test = phasezoo.load("mlp-digits").filter(width=8).split(by="seed")
+        >>> normaliser = Normaliser.fit(train)
+        >>> scaled = normaliser.apply(dict(train.stack()))
+        >>> round(float(scaled["layers.0.weight"].std(unbiased=False)), 2)
+        1.0
+        """
         return {
             name: (t - self._of(name)[0]) / self._of(name)[1] if t.is_floating_point() else t
             for name, t in tensors.items()
         }
 
     def invert(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Undo `apply`, up to rounding."""
+        """Undo `apply`, up to rounding.
+
+        >>> import phasezoo
+        >>> train, _, test = phasezoo.load("mlp-digits").filter(width=8).split(by="seed")
+        >>> normaliser, tensors = Normaliser.fit(train), dict(test.stack())
+        >>> back = normaliser.invert(normaliser.apply(tensors))
+        >>> bool((back["layers.0.weight"] - tensors["layers.0.weight"]).abs().max() < 1e-5)
+        True
+        """
         return {
             name: t * self._of(name)[1] + self._of(name)[0] if t.is_floating_point() else t
             for name, t in tensors.items()
@@ -99,7 +120,16 @@ class Normaliser:
         return self.mean[name], self.std[name]
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON; every number reads back as it was."""
+        """Write it as JSON; every number reads back as it was.
+
+        >>> import tempfile
+        >>> import phasezoo
+        >>> train, _, test = phasezoo.load("mlp-digits").filter(width=8).split(by="seed")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Normaliser.fit(train).save(f"{folder}/normaliser.json")
+        ...     Normaliser.load(f"{folder}/normaliser.json") == Normaliser.fit(train)
+        True
+        """
         Path(path).write_text(json.dumps(asdict(self), indent=1))
 
     @classmethod
@@ -108,6 +138,14 @@ class Normaliser:
 
         Raises:
             FormatError: the file is not a normaliser.
+
+        >>> import tempfile
+        >>> import phasezoo
+        >>> train, _, test = phasezoo.load("mlp-digits").filter(width=8).split(by="seed")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Normaliser.fit(train).save(f"{folder}/normaliser.json")
+        ...     Normaliser.load(f"{folder}/normaliser.json").fitted_on
+        8
         """
         try:
             content = json.loads(Path(path).read_text())

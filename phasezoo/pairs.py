@@ -30,6 +30,12 @@ class Pair(NamedTuple):
         b: the second one.
         targets: target of either, ``[2]``, or ``[2, columns]`` for several; ``[0]`` without a target.
         epochs: epoch of either, ``[2]``.
+
+    >>> import phasezoo
+    >>> view = phasezoo.load("mlp-digits").filter(width=8)
+    >>> pair = view.pairs(within="run", epochs=[0, 150], target="test_acc")[0]
+    >>> pair.epochs.tolist(), bool(pair.targets[0] < pair.targets[1])
+    ([0, 150], True)
     """
 
     a: Any
@@ -44,6 +50,13 @@ class PairDataset(Dataset[Pair]):
     Attributes:
         single: the dataset that the networks come from.
         places: (a, b) of each pair, as indices into it.
+
+    >>> import phasezoo
+    >>> view = phasezoo.load("mlp-digits").filter(width=8)
+    >>> seeds = view.pairs(within="cell", target="test_acc")
+    >>> pair = seeds[[0, 1]]  # a batch
+    >>> pair.a.shape, pair.targets.shape
+    (torch.Size([2, 682]), torch.Size([2, 2]))
     """
 
     def __init__(self, single: WeightDataset, places: Sequence[tuple[int, int]]) -> None:

@@ -163,7 +163,9 @@ def _suspect(barriers: Sequence[float | None], thresholds: Thresholds) -> bool:
     return thresholds.mc.endswith("error") and len(known) >= 4 and len(deep) >= SUSPECT_SHARE * len(known)
 
 
-def _sigmoid(x: float) -> float:
+def _gate(margin: float, *, width: float) -> float:
+    """Say how surely a margin is positive; of no width, the gate is a step."""
+    x = margin / max(width, TINY)
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, x))))
 
 
@@ -194,7 +196,7 @@ def _label_cell(
     gates: dict[str, float] = {}
     log_value = math.log10(max(value, 1e-300))
     out["margin_fit"] = math.log10(fit_cut) - log_value
-    gates["fit"] = _sigmoid(out["margin_fit"] / thresholds.fit_width)
+    gates["fit"] = _gate(out["margin_fit"], width=thresholds.fit_width)
     fits = value < fit_cut
     reasons.append(f"{thresholds.fit} {value:.3g} {'<' if fits else '>='} {fit_cut:.3g} ({how})")
     if mc is None:
@@ -202,7 +204,7 @@ def _label_cell(
         reasons.append(f"no {thresholds.mc}: barrier unknown")
         return _with_label(out, gates, phases, "III|IV" if fits else "I|II")
     out["margin_barrier"] = mc + thresholds.mc_eps
-    gates["barrier"] = _sigmoid(-out["margin_barrier"] / (thresholds.mc_eps / 3))
+    gates["barrier"] = _gate(-out["margin_barrier"], width=thresholds.mc_eps / 3)
     barrier = mc < -thresholds.mc_eps
     reasons.append(f"{thresholds.mc} {mc:.3g} {'<' if barrier else '>='} {-thresholds.mc_eps:.3g}")
     if fits and barrier and suspect:
@@ -228,7 +230,7 @@ def _label_cell(
 
 
 def _similarity(cka: float, cut: float, largest: float) -> float:
-    return _sigmoid((cka - cut) / max(0.05 * largest, TINY))
+    return _gate(cka - cut, width=0.05 * largest)
 
 
 def _with_label(out: dict[str, Any], gates: Mapping[str, float], phases: set[str], text: str) -> dict[str, Any]:

@@ -98,6 +98,12 @@ def phase_diagram(
 
     Raises:
         DependencyError: matplotlib is not installed.
+
+    >>> import phasezoo
+    >>> zoo = phasezoo.load("mlp-digits")
+    >>> ax = phase_diagram(zoo, title="Digits")
+    >>> ax.get_title()
+    'Digits'
     """
     from matplotlib.patches import Patch
 
@@ -127,6 +133,11 @@ def figure(zoo: Zoo, *, epoch: int | None = None, thresholds: ThresholdsLike = N
 
     Raises:
         DependencyError: matplotlib is not installed.
+
+    >>> import phasezoo
+    >>> zoo = phasezoo.load("mlp-digits")
+    >>> [ax.get_title() for ax in figure(zoo).axes][:3]
+    ['test accuracy', 'generalisation gap', 'training loss']
     """
     cells = zoo.phases(epoch=epoch, thresholds=thresholds)
     panels = [
@@ -164,6 +175,11 @@ def trajectory(zoo: Zoo, *, epochs: Sequence[int] | None = None, thresholds: Thr
 
     Raises:
         DependencyError: matplotlib is not installed.
+
+    >>> import phasezoo
+    >>> zoo = phasezoo.load("mlp-digits")
+    >>> [ax.get_title() for ax in trajectory(zoo, epochs=[10, 150]).axes][:2]
+    ['epoch 10', 'epoch 150']
     """
     if epochs is None:
         measured = zoo.table("landscape")["epoch"].to_pylist() if "landscape" in zoo.manifest.tables else []
@@ -239,7 +255,7 @@ def _brief(value: float) -> str:
     if abs(value) < 1e-9:
         return "0"
     if 0.01 <= abs(value) < 100:
-        return f"{value:.2f}"
+        return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"  # three digits: cells are narrow
     text = f"{value:.0e}" if abs(value) >= 1e4 or abs(value) < 0.01 else f"{value:.0f}"
     return text.replace("e-0", "e-").replace("e+0", "e")
 

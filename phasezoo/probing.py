@@ -35,6 +35,11 @@ class Probe:
         actual: their targets ``[n_test]``.
         predicted: what was predicted for them ``[n_test]``.
         left_out: models of checkpoints with a target or weights that are not finite.
+
+    >>> import phasezoo
+    >>> found = phasezoo.probe(phasezoo.load("mlp-digits").filter("width >= 16"), "lr")
+    >>> len(found.test_ids), found.actual.shape == found.predicted.shape
+    (24, True)
     """
 
     r2: float

@@ -23,6 +23,12 @@ class Change:
         value: where it was moved to.
         changed: cells whose label changes.
         cells: all cells.
+
+    >>> import phasezoo
+    >>> zoo = phasezoo.load("mlp-digits")
+    >>> worst = max(sensitivity(zoo), key=lambda change: change.changed)
+    >>> worst.cut, worst.changed, worst.cells
+    ('mc_eps', 30, 88)
     """
 
     cut: str
@@ -79,6 +85,12 @@ def stability(zoo: Zoo, *, epoch: int | None = None, draws: int = 100, seed: int
 
     Returns:
         Share of draws with the label of all seeds, by cell id.
+
+    >>> import phasezoo
+    >>> zoo = phasezoo.load("mlp-digits")
+    >>> kept = stability(zoo, draws=20)
+    >>> len(kept), sum(share >= 0.9 for share in kept.values()) > 70
+    (88, True)
     """
     import pyarrow as pa
     import pyarrow.compute as pc

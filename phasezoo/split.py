@@ -54,7 +54,13 @@ class Splits:
 
     @property
     def table(self) -> pa.Table:
-        """One row per model (per checkpoint, where those are split): ids, the unit, and the part as column `split`."""
+        """One row per model (per checkpoint, where those are split): ids, the unit, and the part as column `split`.
+
+        >>> import phasezoo
+        >>> splits = phasezoo.load("mlp-digits").split(by="seed")
+        >>> splits.table.column_names, splits.table.num_rows
+        (['model_id', 'cell_id', 'seed', 'split'], 264)
+        """
         import pyarrow as pa
 
         by_checkpoint = UNITS[self.by] is None

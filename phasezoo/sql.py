@@ -73,6 +73,10 @@ def to_polars(view: View, table: str = "summary") -> pl.DataFrame:
     Raises:
         DependencyError: polars is not installed.
         TableNotFoundError: no table of that name.
+
+    >>> import phasezoo
+    >>> to_polars(phasezoo.load("mlp-digits").filter(width=8), "configs").height
+    24
     """
     try:
         import polars

@@ -60,6 +60,12 @@ class Stack(Mapping[str, "torch.Tensor"]):
 
         Raises:
             ModelNotFoundError: the model is not in the stack.
+
+        >>> import phasezoo
+        >>> stack = phasezoo.load("mlp-digits").filter(width=8).stack()
+        >>> module = phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint().module()
+        >>> module.load_state_dict(stack.state_dict(0))
+        <All keys matched successfully>
         """
         if isinstance(model, str):
             if model not in self.ids:

@@ -30,11 +30,23 @@ class State(Mapping[str, "torch.Tensor"]):
     @property
     @abstractmethod
     def origin(self) -> str:
-        """Where the weights come from."""
+        """Where the weights come from.
+
+        >>> import phasezoo
+        >>> ckpt = phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint()
+        >>> ckpt.canonical().origin
+        'w8-lr0.03-s100 epoch 150 in canonical order'
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return all tensors, in module order."""
+        """Return all tensors, in module order.
+
+        >>> import phasezoo
+        >>> ckpt = phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint()
+        >>> list(ckpt.canonical().state_dict()) == list(ckpt.state_dict())
+        True
+        """
 
     def module(self, *, train: bool = False) -> torch.nn.Module:
         """Put the weights into a new instance of the model class.
@@ -136,11 +148,24 @@ class Variant(State):
 
     @property
     def origin(self) -> str:
-        """What was done to what."""
+        """What was done to what.
+
+        >>> import phasezoo
+        >>> ckpt = phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint()
+        >>> phasezoo.permute(ckpt, seed=1).origin
+        'w8-lr0.03-s100 epoch 150 permuted with seed 1'
+        """
         return self._origin
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return all tensors, in module order, as copies."""
+        """Return all tensors, in module order, as copies.
+
+        >>> import phasezoo
+        >>> ckpt = phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint()
+        >>> variant = phasezoo.permute(ckpt, seed=1)
+        >>> {name: tuple(tensor.shape) for name, tensor in variant.state_dict().items()} == ckpt.shapes
+        True
+        """
         return {name: tensor.clone() for name, tensor in self._tensors.items()}
 
     def __getitem__(self, name: str) -> torch.Tensor:

@@ -27,6 +27,15 @@ class Symmetry:
             axis longer than units x repeats is a row of blocks of that length, as queries, keys and values are.
         sizes: group -> number of units.
         parameters: names of the tensors that are parameters; the others are running statistics.
+
+    >>> import phasezoo
+    >>> ckpt = phasezoo.load("mlp-digits")["w8-lr0.03-s100"].checkpoint()
+    >>> spec = ckpt.symmetry()
+    >>> spec.sizes  # two layers of 8 units
+    {1: 8, 2: 8}
+    >>> moved = spec.apply(ckpt.state_dict(), spec.draw(seed=0))
+    >>> moved["layers.0.weight"].shape
+    torch.Size([8, 64])
     """
 
     axes: dict[str, dict[int, tuple[int, int]]]

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from phasezoo.errors import ThresholdError, nearest
+
+Method = Literal["rule", "otsu"]
+Fit = Literal["train_loss", "train_error"]
 
 SOURCES = {
     "fit_cut": "Otsu's cut on log10 train loss lies at 0.0095 to 0.023 on the grids of Yang et al. (2021)",
@@ -41,11 +45,20 @@ class Thresholds:
         collapsed_acc: a cell collapsed if its final training accuracy is below 1/classes plus this.
         collapsed_loss: a cell collapsed if its final training loss is above this part of ln(classes).
         sources: where each number comes from.
+
+    Raises:
+        ThresholdError: a number is not finite or cannot be what it stands for, or there is no such method or column.
+
+    >>> import phasezoo
+    >>> zoo = phasezoo.load("mlp-digits")
+    >>> sets = [Thresholds(mc_eps=eps) for eps in (0.0, 5.0)]  # how deep a barrier may be
+    >>> [zoo.phases(thresholds=each)["phase"].to_pylist().count("III") for each in sets]
+    [53, 2]
     """
 
     name: str = "default"
-    method: Literal["rule", "otsu"] = "rule"
-    fit: Literal["train_loss", "train_error"] = "train_loss"
+    method: Method = "rule"
+    fit: Fit = "train_loss"
     fit_cut: float = 0.02
     mc: str = "curve_mc_train_error"
     mc_eps: float = 2.0
@@ -56,6 +69,25 @@ class Thresholds:
     collapsed_acc: float = 0.2
     collapsed_loss: float = 0.85
     sources: dict[str, str] = field(default_factory=lambda: dict(SOURCES), hash=False)
+
+    def __post_init__(self) -> None:
+        for name in ("fit_cut", "mc_eps", "cka_cut", "cka_of_max", "fit_width", "collapsed_acc", "collapsed_loss"):
+            number = getattr(self, name)
+            if number is None and name == "cka_cut":
+                continue
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+                raise ThresholdError(f"threshold {name} must be a finite number, not {number!r}.")
+            if name in ("mc_eps", "fit_width") and number < 0:
+                raise ThresholdError(f"threshold {name} is a distance and cannot be negative: {number}.")
+        if self.fit_cut <= 0:
+            raise ThresholdError(
+                f"threshold fit_cut lies on a logarithmic scale and must be above 0, not {self.fit_cut}."
+            )
+        for name, known in (("method", get_args(Method)), ("fit", get_args(Fit))):
+            if getattr(self, name) not in known:
+                raise ThresholdError(
+                    f"threshold {name} is {getattr(self, name)!r}. {nearest(getattr(self, name), known)}"
+                )
 
     @property
     def id(self) -> str:

@@ -34,12 +34,23 @@ class View:
 
     @property
     def manifest(self) -> Manifest:
-        """What the zoo is: title, axes, provenance, licence, citation, files."""
+        """What the zoo is: title, axes, provenance, licence, citation, files.
+
+        >>> import phasezoo
+        >>> zoo = phasezoo.load("mlp-digits")
+        >>> zoo.manifest.load.column, zoo.manifest.temperature.column, zoo.manifest.license
+        ('width', 'lr', 'MIT')
+        """
         return self._index.manifest
 
     @property
     def name(self) -> str:
-        """Name of the zoo."""
+        """Name of the zoo.
+
+        >>> import phasezoo
+        >>> phasezoo.load("mlp-digits").name
+        'mlp-digits'
+        """
         return self.manifest.name
 
     def phases(
@@ -60,6 +71,12 @@ class View:
         Raises:
             EpochNotFoundError: there are no results at that epoch.
             ThresholdError: no thresholds of that name.
+
+        >>> import phasezoo
+        >>> view = phasezoo.load("mlp-digits").filter(width=8)
+        >>> cells = view.phases()
+        >>> cells["cell_id"][0].as_py(), cells["phase"][0].as_py(), cells["phase_reasons"][0].as_py()
+        ('w8-lr0.005', 'III', ['train_loss 0.0109 < 0.1 (the rule)', 'curve_mc_train_loss -0.0696 < -0.05'])
         """
         from phasezoo.thresholds import thresholds_for
 
@@ -118,7 +135,13 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that reading every checkpoint of this view would take; 0 for a zoo of tables only."""
+        """Bytes that reading every checkpoint of this view would take; 0 for a zoo of tables only.
+
+        >>> import phasezoo
+        >>> zoo = phasezoo.load("mlp-digits")
+        >>> zoo.nbytes, zoo.filter(width=8).nbytes
+        (9708672, 261888)
+        """
         if not self._index.has_weights:
             return 0
         import pyarrow.compute as pc
@@ -146,11 +169,23 @@ class View:
         return self._view([row for row in self._rows if row in kept])
 
     def select(self, indices: Sequence[int]) -> Self:
-        """Keep the models at these positions of the view, in the order given."""
+        """Keep the models at these positions of the view, in the order given.
+
+        >>> import phasezoo
+        >>> zoo = phasezoo.load("mlp-digits")
+        >>> [model.id for model in zoo.select([0, -1])]
+        ['w2-lr0.005-s100', 'w64-lr0.1-s102']
+        """
         return self._view([self._rows[i] for i in indices])
 
     def sort(self, by: str, *, descending: bool = False) -> Self:
-        """Order the models by a column of `summary`; missing values come last, equal ones keep their order."""
+        """Order the models by a column of `summary`; missing values come last, equal ones keep their order.
+
+        >>> import phasezoo
+        >>> zoo = phasezoo.load("mlp-digits")
+        >>> [model.id for model in zoo.sort("test_acc", descending=True)[:2]]
+        ['w48-lr0.08-s101', 'w32-lr0.06-s101']
+        """
         values = self._column(by)
         present = [i for i, value in enumerate(values) if value is not None]
         present.sort(key=lambda i: values[i], reverse=descending)
@@ -161,6 +196,11 @@ class View:
 
         Raises:
             ValueError: the view has fewer models.
+
+        >>> import phasezoo
+        >>> zoo = phasezoo.load("mlp-digits")
+        >>> len(zoo.sample(5, seed=0)), zoo.sample(5, seed=0)[0].id == zoo.sample(5, seed=0)[0].id
+        (5, True)
         """
         if not 0 <= n <= len(self):
             raise ValueError(f"cannot draw {n} of {len(self)} models. Ask for at most {len(self)}.")

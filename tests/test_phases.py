@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -133,6 +135,29 @@ def test_thresholds_can_be_named_changed_and_told_apart_by_their_hash() -> None:
         thresholds_for("mlp-digits", {"mc_epsilon": 1})
     with pytest.raises(ThresholdError, match="no set of thresholds 'strict'"):
         thresholds_for("mlp-digits", "strict")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fit_cut": 0}, "must be above 0, not 0"),
+        ({"mc_eps": -1}, "mc_eps is a distance and cannot be negative: -1"),
+        ({"fit_width": math.nan}, "fit_width must be a finite number, not nan"),
+        ({"cka_cut": "high"}, "cka_cut must be a finite number, not 'high'"),
+        ({"method": "rul"}, "method is 'rul'. Did you mean 'rule'"),
+        ({"fit": "test_loss"}, "fit is 'test_loss'. .*There are: train_loss, train_error"),
+    ],
+)
+def test_thresholds_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ThresholdError, match=message):
+        thresholds_for("mlp-digits", changes)
+
+
+def test_a_gate_of_no_width_is_a_step() -> None:
+    hard = Thresholds(mc_eps=0.0, fit_width=0.0, cka_cut=0.5)
+    table = label(cells((1e-3, -1e-9, 0.9), (1e-3, 0.0, 0.9), (1.0, 1e-9, 0.9)), hard)
+    assert table["phase"].to_pylist() == ["III", "IV-B", "II"]
+    assert table["phase_confidence"].to_pylist() == pytest.approx([1.0, 0.5, 1.0], abs=1e-3)
     for zoo in BY_ZOO:
         assert zoo in {*ZOOS, *names()}
 

@@ -25,7 +25,17 @@ __all__ = ["REPRESENTATIONS", "Flat", "Graph", "Layers", "Nfn", "Representation"
 
 
 class Representation(Protocol):
-    """What `Zoo.to_torch` takes: one of this package, or your own."""
+    """What `Zoo.to_torch` takes: one of this package, or your own.
+
+    >>> import phasezoo, torch
+    >>> class Norms:
+    ...     def encode(self, tensors, layout):
+    ...         return torch.stack([t.flatten(1).norm(dim=1) for t in tensors.values()], dim=1)
+    ...     def decode(self, x, layout):
+    ...         raise NotImplementedError
+    >>> phasezoo.load("mlp-digits").filter(width=8).to_torch(Norms())[0].shape
+    torch.Size([6])
+    """
 
     def encode(self, tensors: Mapping[str, torch.Tensor], layout: Layout) -> Any:
         """Turn ``{name: [models, ...]}`` into tensors, lists or tuples of tensors ``[models, ...]``."""

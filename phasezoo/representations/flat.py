@@ -19,6 +19,12 @@ class Flat:
     """One vector ``[values]``: every floating tensor in module order, row by row.
 
     Integers (BatchNorm's counters) are no weights and stay out. Inverts bit for bit.
+
+    >>> import phasezoo
+    >>> view = phasezoo.load("mlp-digits").filter(width=8)
+    >>> x = view.to_torch("flat")[0]
+    >>> len(x)
+    682
     """
 
     def encode(self, tensors: Mapping[str, torch.Tensor], layout: Layout) -> torch.Tensor:
@@ -36,7 +42,15 @@ class Flat:
         )
 
     def decode(self, x: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
-        """Turn ``[models, values]`` back into ``{name: [models, ...]}``."""
+        """Turn ``[models, values]`` back into ``{name: [models, ...]}``.
+
+        >>> import torch
+        >>> state_dict = torch.nn.Linear(3, 2).state_dict()
+        >>> layout, batch = Layout.of_state_dict(state_dict), {name: t[None] for name, t in state_dict.items()}
+        >>> back = Flat().decode(Flat().encode(batch, layout), layout)
+        >>> bool((back["weight"] == batch["weight"]).all())
+        True
+        """
         import torch
 
         specs = _floats(layout)

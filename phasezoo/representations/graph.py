@@ -51,7 +51,14 @@ class NeuralGraph(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """Neurons as nodes, weights as edges, for plain chains of linear layers and convolutions. Inverts bit for bit."""
+    """Neurons as nodes, weights as edges, for plain chains of linear layers and convolutions. Inverts bit for bit.
+
+    >>> import phasezoo
+    >>> view = phasezoo.load("mlp-digits").filter(width=8)
+    >>> x = view.to_torch("graph")[0]
+    >>> x.nodes.shape, x.edges.shape
+    (torch.Size([90, 1]), torch.Size([2, 656]))
+    """
 
     def encode(self, tensors: Mapping[str, torch.Tensor], layout: Layout) -> NeuralGraph:
         """Turn ``{name: [models, ...]}`` into nodes, edges and features.
@@ -82,7 +89,15 @@ class Graph:
         return NeuralGraph(nodes, edges, features, numbers)
 
     def decode(self, x: NeuralGraph, layout: Layout) -> dict[str, torch.Tensor]:
-        """Turn nodes and features back into ``{name: [models, ...]}``."""
+        """Turn nodes and features back into ``{name: [models, ...]}``.
+
+        >>> import torch
+        >>> state_dict = torch.nn.Linear(3, 2).state_dict()
+        >>> layout, batch = Layout.of_state_dict(state_dict), {name: t[None] for name, t in state_dict.items()}
+        >>> back = Graph().decode(Graph().encode(batch, layout), layout)
+        >>> bool((back["weight"] == batch["weight"]).all())
+        True
+        """
         import torch
 
         models = len(x.nodes)

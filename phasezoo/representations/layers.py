@@ -19,6 +19,12 @@ class Layers:
     """A list of vectors, one per module with weights: weight, bias and running statistics joined.
 
     Integers (BatchNorm's counters) are no weights and stay out. Inverts bit for bit.
+
+    >>> import phasezoo
+    >>> view = phasezoo.load("mlp-digits").filter(width=8)
+    >>> x = view.to_torch("layers")[0]
+    >>> [len(part) for part in x]
+    [520, 72, 90]
     """
 
     def encode(self, tensors: Mapping[str, torch.Tensor], layout: Layout) -> list[torch.Tensor]:
@@ -33,7 +39,15 @@ class Layers:
         return [Flat().encode(tensors, part) for part in _parts(layout)]
 
     def decode(self, x: Sequence[torch.Tensor], layout: Layout) -> dict[str, torch.Tensor]:
-        """Turn the vectors of the layers back into ``{name: [models, ...]}``."""
+        """Turn the vectors of the layers back into ``{name: [models, ...]}``.
+
+        >>> import torch
+        >>> state_dict = torch.nn.Linear(3, 2).state_dict()
+        >>> layout, batch = Layout.of_state_dict(state_dict), {name: t[None] for name, t in state_dict.items()}
+        >>> back = Layers().decode(Layers().encode(batch, layout), layout)
+        >>> bool((back["weight"] == batch["weight"]).all())
+        True
+        """
         found: dict[str, torch.Tensor] = {}
         for values, part in zip(x, _parts(layout), strict=True):
             found.update(Flat().decode(values, part))

@@ -34,7 +34,14 @@ class WeightsAndBiases(NamedTuple):
 
 @dataclass(frozen=True)
 class Nfn:
-    """Weights and biases, layer by layer, for plain networks in which every layer has both. Inverts bit for bit."""
+    """Weights and biases, layer by layer, for plain networks in which every layer has both. Inverts bit for bit.
+
+    >>> import phasezoo
+    >>> view = phasezoo.load("mlp-digits").filter(width=8)
+    >>> x = view.to_torch("nfn")[0]
+    >>> [w.shape for w in x.weights]
+    [torch.Size([1, 8, 64]), torch.Size([1, 8, 8]), torch.Size([1, 10, 8])]
+    """
 
     def encode(self, tensors: Mapping[str, torch.Tensor], layout: Layout) -> WeightsAndBiases:
         """Turn ``{name: [models, ...]}`` into weights and biases with a feature channel.
@@ -54,7 +61,15 @@ class Nfn:
         )
 
     def decode(self, x: Any, layout: Layout) -> dict[str, torch.Tensor]:
-        """Turn weights and biases, or the WeightSpaceFeatures of nfn, back into ``{name: [models, ...]}``."""
+        """Turn weights and biases, or the WeightSpaceFeatures of nfn, back into ``{name: [models, ...]}``.
+
+        >>> import torch
+        >>> state_dict = torch.nn.Linear(3, 2).state_dict()
+        >>> layout, batch = Layout.of_state_dict(state_dict), {name: t[None] for name, t in state_dict.items()}
+        >>> back = Nfn().decode(Nfn().encode(batch, layout), layout)
+        >>> bool((back["weight"] == batch["weight"]).all())
+        True
+        """
         import torch
 
         weights, biases = (x.weights, x.biases) if hasattr(x, "weights") else x

@@ -25,6 +25,12 @@ class Statistics:
 
     The shape depends on the number of tensors only, so that networks of several widths fit into one batch. It cannot
     be inverted.
+
+    >>> import phasezoo
+    >>> view = phasezoo.load("mlp-digits").filter(width=8)
+    >>> x = view.to_torch("statistics")[0]
+    >>> x.shape
+    torch.Size([6, 7])
     """
 
     def encode(self, tensors: Mapping[str, torch.Tensor], layout: Layout) -> torch.Tensor:

@@ -34,6 +34,12 @@ class TokenSequence(NamedTuple):
         kinds: ``[tokens]``, numbers of `KINDS`: weights with their bias, parameters without a weight, scale and shift
             of a normalisation, running statistics.
         counters: ``[counters]``, the integers of BatchNorm, which are no weights but belong to the state dict.
+
+    >>> import phasezoo
+    >>> view = phasezoo.load("mlp-digits").filter(width=8)
+    >>> tokens = view.to_torch(Tokens(size=16))[0]
+    >>> tokens.values.shape, tokens.positions[0].tolist(), int(tokens.mask.sum())  # as many values as the network has
+    (torch.Size([58, 16]), [0, 0, 0], 682)
     """
 
     values: torch.Tensor
@@ -51,6 +57,12 @@ class Tokens:
         size: values of a token; a longer row is cut into several, a shorter one padded. The longest row by default.
         batchnorm: keep BatchNorm's scale, shift, running statistics and counters? Without them `decode` leaves
             them out.
+
+    >>> import phasezoo
+    >>> view = phasezoo.load("mlp-digits").filter(width=8)
+    >>> x = view.to_torch(Tokens(size=16))[0]
+    >>> x.values.shape, x.mask.shape
+    (torch.Size([58, 16]), torch.Size([58, 16]))
     """
 
     size: int | None = None
@@ -87,6 +99,13 @@ class Tokens:
         """Turn tokens back into ``{name: [models, ...]}``, of all that they hold, in module order.
 
         ``{**state_dict, **decoded}`` fills the rest from another network where BatchNorm was left out.
+
+        >>> import torch
+        >>> state_dict = torch.nn.Linear(3, 2).state_dict()
+        >>> layout, batch = Layout.of_state_dict(state_dict), {name: t[None] for name, t in state_dict.items()}
+        >>> back = Tokens().decode(Tokens().encode(batch, layout), layout)
+        >>> bool((back["weight"] == batch["weight"]).all())
+        True
         """
         import torch
 
