@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples import examples
+
 ROOT = Path(__file__).parents[1]
 HOMES = {"phasezoo": "phasezoo", "builders": "phasezoo.builders", "training": "phasezoo.training"}
 README = (ROOT / "README.md").read_text()
@@ -28,8 +30,10 @@ def module_names() -> list[str]:
 
 @pytest.mark.parametrize("name", module_names())
 def test_examples_in_docstrings(name: str) -> None:
-    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
-    assert result.failed == 0
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in examples(importlib.import_module(name)):
+        runner.run(test)
+    assert runner.failures == 0
 
 
 def blocks(language: str, path: Path) -> list[str]:
