@@ -130,6 +130,12 @@ def test_the_exact_trace_of_many_models_and_uneven_batches() -> None:
     torch.testing.assert_close(diagonal(op).value, expected, rtol=1e-10, atol=1e-14)
 
 
+def test_a_single_layer_is_a_network() -> None:
+    net, x, y = nn.Linear(3, 4).double(), torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    found = diagonal(HessianOperator(net, batches=[(x, y)]), method="exact")
+    torch.testing.assert_close(found.value, dense_hessian(net, (x, y)).diagonal())
+
+
 def test_the_exact_trace_leaves_the_model_alone() -> None:
     net = resnet()
     before = {name: t.clone() for name, t in net.state_dict().items()}

@@ -79,13 +79,25 @@ def structure(model: nn.Module, *, loss: Loss, params: Collection[str]) -> Struc
         reason = "the loss is not plain mean cross-entropy"
         return Structure(layers, reason, reason)
     try:
-        graph = fx.Tracer().trace(model)
+        graph = _traced(model)
     except Exception as error:  # whatever the network's own code raises when it meets a symbol
         reason = f"the network cannot be traced ({type(error).__name__})"
         return Structure(layers, reason, reason)
     uncounted = next(_uncounted(model, graph, layers, params), None)
     bent = next((why for node in graph.nodes if (why := _bent(model, node))), None)
     return Structure(layers, uncounted, uncounted or bent)
+
+
+def _traced(model: nn.Module) -> fx.Graph:
+    """Trace a network; one that is a single layer as a call of that layer, not as what the layer does inside."""
+    tracer = fx.Tracer()
+    if any(model.children()) or not tracer.is_leaf_module(model, ""):
+        return tracer.trace(model)
+    graph = tracer.trace(nn.Sequential(model))
+    for node in graph.nodes:
+        if node.op == "call_module":
+            node.target = ""
+    return graph
 
 
 def _is_cross_entropy(loss: Loss) -> bool:
