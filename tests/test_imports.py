@@ -56,6 +56,7 @@ ORDER = [
     ["representations.flat", "representations.tokens", "representations.nfn"],
     ["representations.layers", "representations.graph", "representations.statistics", "representations.only"],
     ["representations"],
+    ["batches"],
     ["dataset"],
     ["probing"],
     ["pairs"],
