@@ -27,7 +27,7 @@ ORDER = [
     ["shard", "where"],
     ["cache"],
     ["store"],
-    ["parquet"],
+    ["parquet", "locations"],
     ["index"],
     ["tables"],
     ["thresholds"],
