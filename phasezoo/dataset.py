@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from phasezoo.batches import Batches, collate, one_of, seed_of
 from phasezoo.errors import TopologyError
 from phasezoo.normalise import Normaliser
 from phasezoo.representations import Representation, of
-from phasezoo.representations.tokens import TokenSequence, pad
 from phasezoo.store import Store
 from phasezoo.target import targets
 from phasezoo.weights import Epochs, Sample, read, samples
@@ -109,7 +108,7 @@ class WeightDataset(Dataset[Any]):
         batch = self._encoded(indices)
         found = []
         for place, i in enumerate(indices):
-            x = _at(batch, place)
+            x = one_of(batch, place)
             if self._transform is not None:
                 with self._seeded(i, "transform"):
                     x = self._transform(x)
@@ -144,7 +143,7 @@ class WeightDataset(Dataset[Any]):
         """Make torch's generator a function of seed, epoch and checkpoint, and put it back afterwards."""
         sample = self._samples[index]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_number(self.seed, self.epoch, what, sample.model_id, sample.epoch))
+            torch.manual_seed(seed_of(self.seed, self.epoch, what, sample.model_id, sample.epoch))
             yield
 
     def decode(self, x: Any) -> StateDict:
@@ -202,59 +201,6 @@ class WeightStream(IterableDataset[Any]):
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         return (self.dataset[batch] for batch in list(self._batches)[first::step])
-
-
-class Batches(Sampler[list[int]]):
-    """The batches of an epoch, as lists of indices into a dataset with `seed` and `epoch`."""
-
-    def __init__(self, dataset: Any, *, batch_size: int, shuffle: bool) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1.")
-        self._dataset = dataset
-        self._batch_size = batch_size
-        self._shuffle = shuffle
-
-    def __len__(self) -> int:
-        return -(-len(self._dataset) // self._batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = list(range(len(self._dataset)))
-        if self._shuffle:
-            generator = torch.Generator().manual_seed(_number(self._dataset.seed, self._dataset.epoch, "order"))
-            order = torch.randperm(len(order), generator=generator).tolist()
-        return (order[i : i + self._batch_size] for i in range(0, len(order), self._batch_size))
-
-
-def _at(batch: Any, i: int) -> Any:
-    """Take one network out of tensors, lists and tuples of ``[models, ...]``."""
-    if isinstance(batch, torch.Tensor):
-        return batch[i]
-    parts = [_at(part, i) for part in batch]
-    if isinstance(batch, tuple):
-        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
-    return parts
-
-
-def collate(found: list[Any]) -> Any:
-    """Batch samples as torch does; sequences of tokens of several lengths are padded.
-
-    >>> collate([torch.zeros(3), torch.ones(3)]).shape
-    torch.Size([2, 3])
-    """
-    if isinstance(found[0], TokenSequence):
-        return pad(found)
-    try:
-        return default_collate(found)
-    except (RuntimeError, ValueError) as error:
-        raise TopologyError(
-            f"these networks do not fit into one batch: their topologies differ ({str(error).splitlines()[0]}). Take "
-            "'tokens' of one size or 'statistics', batches of one network, or one topology: filter(topology_id=...)."
-        ) from None
-
-
-def _number(*parts: object) -> int:
-    """Return a seed that depends on all parts, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8], "little") >> 1
 
 
 def to_torch(

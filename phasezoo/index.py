@@ -1,4 +1,4 @@
-"""The tables of a zoo: read once, verified, and turned into rows, layouts and byte ranges."""
+"""The tables of a zoo: read once, verified, in order, and what follows from them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from phasezoo.errors import (
-    ColumnNotFoundError,
     EpochNotFoundError,
-    FilterError,
     FormatError,
     ModelNotFoundError,
     TableNotFoundError,
     WeightsUnavailableError,
     nearest,
 )
-from phasezoo.layout import Layout
-from phasezoo.manifest import MANIFEST, SHA256, Manifest
+from phasezoo.locations import Locations
+from phasezoo.manifest import MANIFEST, Manifest
 from phasezoo.parquet import read_table
-from phasezoo.store import Location, Store
-from phasezoo.where import equals, parse
+from phasezoo.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
     from numpy.typing import NDArray
 
     from phasezoo.source import Source
@@ -34,8 +30,6 @@ if TYPE_CHECKING:
 
 # Tables of the weights; a zoo of tables only has none of them.
 WEIGHTS = ("checkpoints", "layouts", "digests")
-# What of a row of checkpoints says where it lies.
-PLACE = ["shard", "offset", "nbytes", "sha256", "layout_id"]
 
 
 class Index:
@@ -158,25 +152,6 @@ class Index:
         starts = self._starts[name]
         return starts[row], starts[row + 1]
 
-    @cached_property
-    def layouts(self) -> dict[str, Layout]:
-        """All layouts of the zoo, checked against the offsets that the table states."""
-        import pyarrow.compute as pc
-
-        table = self.table("layouts")
-        order = pc.sort_indices(table, sort_keys=[("layout_id", "ascending"), ("position", "ascending")])
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for row in table.take(order).to_pylist():
-            groups.setdefault(row["layout_id"], []).append(row)
-        layouts = {}
-        for layout_id, rows in groups.items():
-            layout = Layout.of((r["name"], r["dtype"], r["shape"]) for r in rows)
-            stated = [(r["offset"], r["nbytes"]) for r in rows]
-            if stated != [(s.offset, s.nbytes) for s in layout.tensors] or layout.layout_id != layout_id:
-                raise FormatError(f"layout {layout_id} in table 'layouts' contradicts itself. Rebuild the zoo.")
-            layouts[layout_id] = layout
-        return layouts
-
     def epochs(self, row: int) -> list[int]:
         """Return the epochs at which a model has a checkpoint, ascending; none in a zoo of tables only."""
         if not self.has_weights:
@@ -206,29 +181,10 @@ class Index:
                 f"It has checkpoints at: {exist}; 'first' and 'last' work too."
             ) from None
 
-    def location(self, checkpoint_row: int) -> Location:
-        """Return where a checkpoint lies."""
-        table = self.table("checkpoints")
-        return self._location(*(table[name][checkpoint_row].as_py() for name in PLACE))
-
-    def locations(self, checkpoint_rows: Sequence[int]) -> list[Location]:
-        """Return where several checkpoints lie."""
-        import pyarrow as pa
-
-        wanted = self.table("checkpoints").select(PLACE).take(pa.array(checkpoint_rows, pa.int64()))
-        return [self._location(*row) for row in zip(*(column.to_pylist() for column in wanted.columns), strict=True)]
-
-    def _location(self, shard: str, offset: int, nbytes: int, sha256: str, layout_id: str) -> Location:
-        layout = self.layouts.get(layout_id)
-        if layout is None or layout.nbytes != nbytes:
-            raise FormatError(f"checkpoint in {shard} at {offset} names layout {layout_id}, which does not fit it.")
-        # The path and the hash become names of files: neither may lead elsewhere.
-        if not 0 <= offset <= self._shards.get(shard, -1) - nbytes or not SHA256.fullmatch(sha256):
-            raise FormatError(
-                f"the index states a checkpoint of {nbytes} bytes at byte {offset} of {shard[:200]!r} with sha256 "
-                f"{sha256[:64]!r}; {MANIFEST} knows no such place. Rebuild the zoo with `phasezoo build`."
-            )
-        return Location(shard, offset, nbytes, sha256, layout)
+    @cached_property
+    def locations(self) -> Locations:
+        """Where each row of `checkpoints` lies."""
+        return Locations(self.table, {file.path: file.nbytes for file in self.manifest.shards})
 
     def with_checkpoints(self, checkpoint_rows: Sequence[int]) -> Index:
         """Return this index as if only these checkpoints were in the zoo; all other tables are shared."""
@@ -239,27 +195,9 @@ class Index:
         part._tables, part._starts = dict(self._tables), dict(self._starts)
         for name in ("checkpoints", "digests"):
             part._tables[name] = part._ordered(name, self.table(name).take(kept))
-        part.__dict__.pop("checkpoint_epochs", None)
+        for name in ("checkpoint_epochs", "locations"):
+            part.__dict__.pop(name, None)
         return part
-
-    def digests(self, checkpoint_row: int) -> bytes:
-        """Return the digests of a checkpoint's tensors, 8 bytes each, in layout order."""
-        result: bytes = self._digests[checkpoint_row].as_py()
-        if len(result) != 8 * len(self.location(checkpoint_row).layout):
-            raise FormatError("the table 'digests' has not one digest for each tensor. Rebuild the zoo.")
-        return result
-
-    @cached_property
-    def _digests(self) -> pa.ChunkedArray:
-        table, checkpoints = self.table("digests"), self.table("checkpoints")
-        if not all(table[name].equals(checkpoints[name]) for name in ("model_id", "epoch")):
-            raise FormatError("the tables 'digests' and 'checkpoints' list other checkpoints. Rebuild the zoo.")
-        return table["digests"]
-
-    @cached_property
-    def _shards(self) -> dict[str, int]:
-        """Bytes of each shard that the manifest names."""
-        return {file.path: file.nbytes for file in self.manifest.shards}
 
     @property
     def measured(self) -> bool:
@@ -331,35 +269,6 @@ class Index:
             if name not in configs.column_names:
                 configs = configs.append_column(results.schema.field(name), last[name])
         return configs
-
-    def match(self, condition: pc.Expression | str | None, columns: dict[str, Any]) -> list[int]:
-        """Return the rows of `configs` that satisfy a condition on `summary`.
-
-        Raises:
-            ColumnNotFoundError: the condition names a column that does not exist.
-            FilterError: a value does not fit its column.
-        """
-        import pyarrow as pa
-
-        summary = self.summary
-        expression = equals(columns, summary.column_names)
-        if isinstance(condition, str):
-            expression = expression & parse(condition, summary.column_names)
-        elif condition is not None:
-            expression = expression & condition
-        numbered = summary.append_column("__row__", pa.array(range(summary.num_rows), pa.int64()))
-        try:
-            return sorted(numbered.filter(expression)["__row__"].to_pylist())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-            reason = str(error).splitlines()[0]
-            unknown = reason.partition("FieldRef.Name(")[2].partition(")")[0]
-            if unknown:
-                known = nearest(unknown, summary.column_names, limit=40)
-                raise ColumnNotFoundError(f"no column {unknown!r}. {known}") from None
-            shown = str(expression)
-            types = ", ".join(f"{f.name} is {f.type}" for f in summary.schema if f.name in shown)
-            shown = shown if len(shown) <= 500 else f"{shown[:500]}..."
-            raise FilterError(f"the condition {shown} does not fit its columns ({types}): {reason}") from None
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.int64]:

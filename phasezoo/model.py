@@ -114,12 +114,12 @@ class Model:
         number = self.epochs[row - self._index.span("checkpoints", self._row)[0]]
         return Checkpoint(
             self._index.store,
-            self._index.location(row),
+            self._index.locations[row],
             model_id=self.id,
             epoch=number,
             config=self.config,
             metrics=partial(self._metrics, number),
-            digests=partial(self._index.digests, row),
+            digests=partial(self._index.locations.digests, row),
         )
 
     def checkpoints(self) -> Iterator[Checkpoint]:

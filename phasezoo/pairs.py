@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from phasezoo.dataset import Batches, WeightDataset, to_torch
+from phasezoo.batches import Batches
+from phasezoo.dataset import WeightDataset, to_torch
 from phasezoo.errors import EpochNotFoundError, nearest
 from phasezoo.normalise import Normaliser
 from phasezoo.representations import Representation, of

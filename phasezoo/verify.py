@@ -146,7 +146,7 @@ def _indexed(index: Index) -> dict[tuple[str, int], tuple[Any, ...]]:
     if not index.manifest.shards:
         return {}
     checkpoints = index.table("checkpoints")
-    digests = [index.digests(row) for row in range(checkpoints.num_rows)]
+    digests = [index.locations.digests(row) for row in range(checkpoints.num_rows)]
     keys = list(zip(checkpoints["model_id"].to_pylist(), checkpoints["epoch"].to_pylist(), strict=True))
     columns = [checkpoints[name].to_pylist() for name in ("shard", "offset", "sha256", "layout_id")]
     rows = zip(*columns, digests, strict=True)

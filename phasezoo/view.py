@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from phasezoo.errors import ColumnNotFoundError, nearest
 from phasezoo.index import Index
 from phasezoo.manifest import Manifest
+from phasezoo.where import match
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -165,7 +166,7 @@ class View:
         >>> len(zoo.filter(width=[2, 64], lr=0.1)), len(zoo.filter(pc.field("train_loss") < 0.003))
         (6, 97)
         """
-        kept = set(self._index.match(condition, columns))
+        kept = set(match(self._index.summary, condition, columns))
         return self._view([row for row in self._rows if row in kept])
 
     def select(self, indices: Sequence[int]) -> Self:

@@ -65,7 +65,7 @@ def samples(view: View, epochs: Epochs = "last") -> list[Sample]:
     numbers = index.checkpoint_epochs
     return [
         Sample(model_id, numbers[row], location)
-        for (model_id, row), location in zip(wanted, index.locations(rows), strict=True)
+        for (model_id, row), location in zip(wanted, index.locations.take(rows), strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Filter expressions: from what people write to what Arrow evaluates."""
+"""Filter expressions: from what people write to what Arrow evaluates, and the rows it finds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,49 @@ from typing import TYPE_CHECKING, Any
 from phasezoo.errors import ColumnNotFoundError, FilterError, PhaseZooError, nearest
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
 MAX_TERMS = 200  # Arrow takes seconds for a thousand, and a few thousand end the process
 _HINT = 'Write, for example, "width <= 8 and lr in (0.1, 0.05) and not seed == 100".'
+
+
+def match(table: pa.Table, condition: pc.Expression | str | None, columns: dict[str, Any]) -> list[int]:
+    """Return the rows of a table that satisfy a condition and column=value pairs, ascending.
+
+    Args:
+        table: where to look.
+        condition: a `pyarrow.compute` expression, or text for `parse`; None for all rows.
+        columns: column=value pairs for `equals`.
+
+    Raises:
+        ColumnNotFoundError: the condition names a column that does not exist.
+        FilterError: the condition cannot be read, or a value does not fit its column.
+
+    >>> import pyarrow as pa
+    >>> match(pa.table({"width": [2, 4, 8], "seed": [0, 0, 1]}), "width > 2", {"seed": [0, 1]})
+    [1, 2]
+    """
+    import pyarrow as pa
+
+    expression = equals(columns, table.column_names)
+    if isinstance(condition, str):
+        expression = expression & parse(condition, table.column_names)
+    elif condition is not None:
+        expression = expression & condition
+    numbered = table.append_column("__row__", pa.array(range(table.num_rows), pa.int64()))
+    try:
+        return sorted(numbered.filter(expression)["__row__"].to_pylist())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        reason = str(error).splitlines()[0]
+        unknown = reason.partition("FieldRef.Name(")[2].partition(")")[0]
+        if unknown:
+            known = nearest(unknown, table.column_names, limit=40)
+            raise ColumnNotFoundError(f"no column {unknown!r}. {known}") from None
+        shown = str(expression)
+        types = ", ".join(f"{f.name} is {f.type}" for f in table.schema if f.name in shown)
+        shown = shown if len(shown) <= 500 else f"{shown[:500]}..."
+        raise FilterError(f"the condition {shown} does not fit its columns ({types}): {reason}") from None
 
 
 def parse(text: str, columns: Sequence[str]) -> pc.Expression:

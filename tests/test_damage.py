@@ -64,7 +64,7 @@ def test_a_shard_cut_short(path: Path) -> None:
 
 def test_a_flipped_byte_is_found_by_whole_and_by_partial_reads(path: Path) -> None:
     model = phasezoo.load(path)["w2-lr0.1-s0"]
-    place = model._index.location(0)
+    place = model._index.locations[0]
     data = bytearray(shard_of(path).read_bytes())
     data[place.offset + place.layout["layers.1.bias"].offset] ^= 1
     shard_of(path).write_bytes(data)

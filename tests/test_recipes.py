@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 
 from phasezoo.registry import ZOOS
-from phasezoo.training.grid import count_parameters, select
 from phasezoo.training.recipes import names, recipe
+from phasezoo.training.select import select
+from phasezoo.training.tables import count_parameters
 
 PUBLISHED = [name for name in names() if name in ZOOS and not ZOOS[name].embedded]
 

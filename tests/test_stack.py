@@ -114,6 +114,13 @@ def test_all_epochs_of_models_that_differ_in_them_are_an_error(small, tmp_path) 
     assert part.stack(epoch=[0, 5])["layers.1.bias"].shape == (2, 2, 3)
 
 
+def test_a_part_of_a_zoo_verifies_single_tensors_by_digests_of_its_own(small) -> None:
+    zoo = phasezoo.load(small())
+    zoo[0].checkpoint(0)["layers.1.bias"]  # the whole zoo's digests are known from here on
+    part = phasezoo.Zoo(zoo._index.with_checkpoints([i for i in range(24) if i != 0]), [0])
+    assert part[0].checkpoint(5)["layers.1.bias"].equal(zoo[0].checkpoint(5)["layers.1.bias"])
+
+
 def test_every_checkpoint_is_verified_once(small) -> None:
     path = small()
     zoo = phasezoo.load(path)

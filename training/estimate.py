@@ -14,8 +14,9 @@ from phasezoo.layout import Layout
 from phasezoo.nets import build
 from phasezoo.registry import ZOOS
 from phasezoo.training.data import Convection, Data, Text, generated, load_data
-from phasezoo.training.grid import count_parameters, owners
+from phasezoo.training.grid import owners
 from phasezoo.training.recipe import Recipe, Trial
+from phasezoo.training.tables import count_parameters
 from phasezoo.training.task import labelled, task_of
 
 TIMED = 2e10  # most floating-point operations of a step that is timed

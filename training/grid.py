@@ -12,38 +12,29 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import torch
 
 from phasezoo import load
 from phasezoo.builders.jobs import run_all
 from phasezoo.builders.pack import Packed, Run, file_from_json, file_to_json, pack_cell
 from phasezoo.builders.tables import write_index
-from phasezoo.errors import FilterError, TrainError, WriteError
+from phasezoo.errors import TrainError, WriteError
 from phasezoo.layout import Layout
-from phasezoo.manifest import Manifest, Provenance
-from phasezoo.nets import build
+from phasezoo.manifest import Manifest
 from phasezoo.progress import bar
 from phasezoo.source import vacant
-from phasezoo.tables import COLUMNS, describe, from_rows, topology_id
 from phasezoo.training.data import Convection, Data, Text
+from phasezoo.training.draft import draft
 from phasezoo.training.journal import Journal
 from phasezoo.training.recipe import Recipe, Trial
 from phasezoo.training.run import groups, run
+from phasezoo.training.select import select
+from phasezoo.training.tables import config_of, configs_table, count_parameters, results_table
 from phasezoo.training.train import Precision, Protocol
-from phasezoo.where import parse
 
 RECORDS = ".records"
-CONFIGS = (
-    *("model_id", "cell_id", "load", "temperature", "seed", "width", "embedding_dim", "model_dim", "beta", "lr"),
-    *("batch_size", "micro_batch_size", "accumulation_steps", "optimizer", "momentum", "weight_decay", "scheduler"),
-    *("dataset", "architecture", "architecture_config", "n_params", "topology_id", "source"),
-)
 
 
 def train_grid(
@@ -102,28 +93,6 @@ def train_grid(
                 del waiting[cell]
                 _pack(cell, cells[cell], recipe, staging, stored_by)
     return _write(out, staging, recipe, cells, trials, raw=raw)
-
-
-def select(recipe: Recipe, where: str | None) -> list[Trial]:
-    """Return the trials of a recipe that meet a condition on the columns of `configs`.
-
-    >>> from phasezoo.training.recipes import recipe
-    >>> len(select(recipe("resnet50-cifar10"), "width <= 4 and batch_size in (8, 16) and seed == 0"))
-    4
-    """
-    trials = recipe.trials()
-    if where is None:
-        return trials
-    columns = [name for name in CONFIGS if name not in ("n_params", "topology_id")]
-    rows = [{**_config(recipe, trial, n_params=0), "row": i} for i, trial in enumerate(trials)]
-    table = from_rows(rows, columns).append_column("row", [[row["row"] for row in rows]])
-    chosen = table.filter(parse(where, columns))["row"].to_pylist()
-    if not chosen:
-        axes = ", ".join(
-            f"{a.column} in {a.values[0]:g} ... {a.values[-1]:g}" for a in (recipe.load, recipe.temperature)
-        )
-        raise FilterError(f"no model of recipe {recipe.name!r} meets {where!r}. Its grid has {axes}.")
-    return [trials[i] for i in chosen]
 
 
 def _start(staging: Path, recipe: Recipe, trials: Sequence[Trial], switches: Sequence[str]) -> None:
@@ -188,7 +157,7 @@ def _pack(cell: str, trials: Sequence[Trial], recipe: Recipe, staging: Path, own
     short = [i for i, journal in journals.items() if not journal.covers(recipe.epochs, recipe.checkpoint_epochs)]
     if short:
         raise TrainError(f"{', '.join(short)} did not finish. The same command goes on from what is there.")
-    runs, n_params = [], 0
+    runs = []
     for trial in trials:
         journal = journals[trial.model_id]
         epochs = sorted(recipe.checkpoint_epochs)
@@ -207,7 +176,7 @@ def _pack(cell: str, trials: Sequence[Trial], recipe: Recipe, staging: Path, own
     n_params = count_parameters(trials[0])
     record = {
         "shards": [[path, file_to_json(file)] for path, file in packed],
-        "configs": [_config(recipe, trial, n_params=n_params) for trial in trials],
+        "configs": [config_of(recipe, trial, n_params=n_params) for trial in trials],
         "results": [
             {"model_id": i, "epoch": epoch, **metrics}
             for i, journal in journals.items()
@@ -220,11 +189,6 @@ def _pack(cell: str, trials: Sequence[Trial], recipe: Recipe, staging: Path, own
     os.replace(temporary, records / f"{cell}.json")
     for journal in journals.values():
         journal.forget_weights()
-
-
-def count_parameters(trial: Trial) -> int:
-    """Return the number of trainable parameters, without allocating them."""
-    return sum(p.numel() for p in build(trial.architecture, device="meta", **trial.arguments).parameters())
 
 
 def _write(
@@ -249,11 +213,9 @@ def _write(
         results += record["results"]
     manifest = write_index(
         staging,
-        _draft(recipe),
-        configs=_present(configs, CONFIGS),
-        results=_of_task(
-            recipe.task, _present(results, ("model_id", "epoch", *(name for name in COLUMNS if name in results[0])))
-        ),
+        draft(recipe),
+        configs=configs_table(configs),
+        results=results_table(results, task=recipe.task),
         landscape=None,
         packed=packed,
     )
@@ -264,82 +226,3 @@ def _write(
     if raw:
         load(out).export(out.with_name(f"{out.name}-raw"))
     return manifest
-
-
-def _of_task(task: str, results: pa.Table) -> pa.Table:
-    """Describe the losses of an equation, which are no cross-entropies."""
-    described = {
-        "train_loss": "squared residual, initial error and periodicity error, each a mean, summed",
-        "test_loss": "mean squared error on the grid",
-    }
-    if task != "pde":
-        return results
-    plain = [
-        describe(field.remove_metadata(), unit=None, description=described[field.name])
-        if field.name in described
-        else field
-        for field in results.schema
-    ]
-    return results.cast(pa.schema(plain))
-
-
-def _present(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
-    """Make a table of the columns that occur, each once."""
-    return from_rows(rows, [n for n in dict.fromkeys(columns) if any(row.get(n) is not None for row in rows)])
-
-
-def _config(recipe: Recipe, trial: Trial, *, n_params: int) -> dict[str, Any]:
-    return {
-        "model_id": trial.model_id,
-        "cell_id": trial.cell_id,
-        "load": trial.load,
-        "temperature": trial.temperature,
-        "seed": trial.seed,
-        **{k: v for k, v in trial.arguments.items() if k in ("width", "embedding_dim", "model_dim")},
-        "beta": trial.beta,
-        "lr": trial.lr,
-        "batch_size": trial.batch_size or None,
-        "micro_batch_size": trial.micro_batch_size or None,
-        "accumulation_steps": trial.accumulation_steps,
-        "optimizer": recipe.optimizer,
-        "momentum": recipe.momentum if recipe.optimizer == "sgd" else None,
-        "weight_decay": recipe.weight_decay,
-        "scheduler": recipe.schedule.kind if recipe.schedule.kind != "constant" else None,
-        "dataset": recipe.dataset,
-        "architecture": recipe.architecture,
-        "architecture_config": trial.architecture_config,
-        "n_params": n_params,
-        "topology_id": topology_id(trial.architecture, trial.architecture_config),
-        "source": f"phasezoo train {recipe.name}",
-    }
-
-
-def _draft(recipe: Recipe) -> Manifest:
-    return Manifest(
-        name=recipe.name,
-        title=recipe.title,
-        description=recipe.description,
-        architecture=recipe.architecture,
-        dataset=recipe.dataset,
-        task=recipe.task,
-        load=recipe.load,
-        temperature=recipe.temperature,
-        provenance=Provenance(
-            source=recipe.source,
-            method="trained",
-            recipe=recipe.settings(),
-            software=dict(_versions("phasezoo", "torch", "scikit-learn")),
-            notes=recipe.notes,
-        ),
-        license=recipe.license,
-        citation=recipe.citation,
-        tables={},
-    )
-
-
-def _versions(*names: str) -> Iterator[tuple[str, str]]:
-    for name in names:
-        try:
-            yield name, torch.__version__ if name == "torch" else version(name)
-        except PackageNotFoundError:
-            continue

@@ -10,8 +10,9 @@ from phasezoo.errors import TrainError
 from phasezoo.nets import build
 from phasezoo.progress import size
 from phasezoo.training.data import Convection, Data, Text, generated
-from phasezoo.training.grid import count_parameters, train_grid
+from phasezoo.training.grid import train_grid
 from phasezoo.training.recipe import MicroBatch, Recipe, Trial
+from phasezoo.training.tables import count_parameters
 from phasezoo.training.task import task_of
 
 FITS = 2**29  # bytes for weights, gradients and two more of that size in the optimiser

@@ -106,8 +106,9 @@ def train(
 ) -> None:
     """Train the models of a recipe and write the zoo. A stopped training goes on when the command is given again."""
     from phasezoo.training.estimate import estimate
-    from phasezoo.training.grid import select, train_grid
+    from phasezoo.training.grid import train_grid
     from phasezoo.training.recipes import recipe
+    from phasezoo.training.select import select
     from phasezoo.training.smoke import smoke as try_out
     from phasezoo.training.train import check_switches
 

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, cast
 
 import torch
 
-from phasezoo.errors import MeasureError, PhaseZooError
+from phasezoo.errors import MeasureError
 from phasezoo.model import Model
 from phasezoo.nets.mlp import MLP
 from phasezoo.training.data import Split
 from phasezoo.training.landscape.averaging import epoch_average, seed_average
 from phasezoo.training.landscape.cka import cka, collect_outputs
 from phasezoo.training.landscape.connectivity import Path, fit_bezier, learning_rates, mode_connectivity
-from phasezoo.training.landscape.hessian import natural_log, top_eigenvalues, trace
+from phasezoo.training.landscape.hessian import top_eigenvalues, trace
 from phasezoo.training.landscape.hvp import HessianOperator
 from phasezoo.training.landscape.many_curves import evaluate_many, fit_many
 from phasezoo.training.landscape.objective import Objective
 from phasezoo.training.landscape.protocols import MeasureProtocol
 from phasezoo.training.landscape.replay import Batch
+from phasezoo.training.landscape.row import Row, noting, put, row_of, too_few
 
-Row = dict[str, Any]
 Group = Callable[[Sequence[Model], int, MeasureProtocol, Objective], list[Row]]
 
 
 def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objective: Objective) -> list[Row]:
     """Trace and largest eigenvalue of the Hessian of each model, on training and test data."""
-    rows = [_row(model, epoch) for model in models]
+    rows = [row_of(model, epoch) for model in models]
     nets = _modules(models, epoch, rows, objective, "hessian_trace_train", "hessian_top_ev_train")
     if not nets:
         return rows
@@ -41,7 +40,7 @@ def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, obje
         "val": objective.data.test.take(slice(protocol.test_samples if objective.points is None else 0)),
     }
     for split, part in ((name, part) for name, samples in splits.items() if len(samples) for part in parts):
-        with _noting([rows[i] for i in part], f"hessian_trace_{split}", f"hessian_top_ev_{split}"):
+        with noting([rows[i] for i in part], f"hessian_trace_{split}", f"hessian_top_ev_{split}"):
             batches = splits[split].batches(protocol.batch)
             together = len(part) > 1
             op = HessianOperator(
@@ -51,9 +50,9 @@ def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, obje
             top = top_eigenvalues(op, which=protocol.which, rtol=protocol.rtol, seed=protocol.seed)
             for j, i in enumerate(part):
                 at = j if together else ()
-                _put(rows[i], f"hessian_trace_{split}", sums.value[at].item())
+                put(rows[i], f"hessian_trace_{split}", sums.value[at].item())
                 rows[i][f"hessian_trace_{split}_stderr"] = sums.stderr[at].item()
-                _put(rows[i], f"hessian_top_ev_{split}", top.values[at][..., 0].item())
+                put(rows[i], f"hessian_top_ev_{split}", top.values[at][..., 0].item())
                 rows[i][f"hessian_top_ev_{split}_error"] = top.errors[at][..., 0].item()
                 if not top.converged:
                     why = f"not within {protocol.rtol:g} after {top.products} products"
@@ -65,11 +64,11 @@ def similarity(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, o
     """CKA of the logits on test data, mean over the pairs of seeds of each cell."""
     rows = []
     for cell in _cells(models):
-        row = _row(cell[0], epoch, cell=True)
+        row = row_of(cell[0], epoch, cell=True)
         rows.append(row)
-        if _too_few(row, cell, "representation_similarity"):
+        if too_few(row, cell, "representation_similarity"):
             continue
-        with _noting([row], "representation_similarity"):
+        with noting([row], "representation_similarity"):
             nets = [model.checkpoint(epoch).module() for model in cell]
             test = objective.data.test
             batches = test.batches(protocol.cka_batch or len(test))[: protocol.cka_batches]
@@ -93,12 +92,12 @@ def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objec
     rows, pairs, owners = [], [], []
     columns = [f"curve_mc_{split}_{what}" for split in ("train", "test") for what in ("loss", "error")]
     for cell in _cells(models):
-        row = _row(cell[0], epoch, cell=True)
+        row = row_of(cell[0], epoch, cell=True)
         rows.append(row)
-        if not _too_few(row, cell, *columns):
+        if not too_few(row, cell, *columns):
             pairs += list(combinations(cell, 2))
             owners += [row] * math.comb(len(cell), 2)
-    with _noting(rows, *columns):
+    with noting(rows, *columns):
         found = _paths(pairs, epoch, protocol, objective) if pairs else []
         values: dict[int, list[Mapping[str, Path]]] = {}
         for owner, paths in zip(owners, found, strict=True):
@@ -126,14 +125,14 @@ def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, ob
     data = objective.data
     train, test = data.train.batches(512), data.test.batches(512)
     for cell in _cells(models):
-        row = _row(cell[0], epoch, cell=True)
+        row = row_of(cell[0], epoch, cell=True)
         rows.append(row)
         if objective.points:
             row["reasons"].update(dict.fromkeys(AVERAGED, NO_CLASSES))
             continue
         size = int(cell[0].config.get("batch_size") or 128)
         bn = data.train.batches(size)[: protocol.bn_batches]
-        with _noting([row], "wiseft_acc_test", "wiseft_acc_test_delta"):
+        with noting([row], "wiseft_acc_test", "wiseft_acc_test_delta"):
             found = []
             for model in cell:
                 net = model.checkpoint(epoch).module()
@@ -155,9 +154,9 @@ def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, ob
                 )
             row["wiseft_acc_test"] = sum(a.test.accuracy for a in found) / len(found)
             row["wiseft_acc_test_delta"] = sum(a.delta for a in found) / len(found)
-        if _too_few(row, cell, "gitrebasin_acc_test", "gitrebasin_acc_test_delta"):
+        if too_few(row, cell, "gitrebasin_acc_test", "gitrebasin_acc_test_delta"):
             continue
-        with _noting([row], "gitrebasin_acc_test", "gitrebasin_acc_test_delta"):
+        with noting([row], "gitrebasin_acc_test", "gitrebasin_acc_test_delta"):
             net = cell[0].checkpoint(epoch).module()
             states = [model.checkpoint(epoch).state_dict() for model in cell]
             average = seed_average(
@@ -237,7 +236,7 @@ def _modules(
 ) -> list[torch.nn.Module]:
     """Load the networks; none, with the reason in every row, if their architecture cannot be built."""
     nets: list[torch.nn.Module] = []
-    with _noting(rows, *columns):
+    with noting(rows, *columns):
         nets = [objective.network(model.checkpoint(epoch).module(), model.config) for model in models]
     return nets
 
@@ -265,41 +264,3 @@ def _cells(models: Sequence[Model]) -> list[list[Model]]:
     for model in models:
         cells.setdefault(model.config["cell_id"], []).append(model)
     return list(cells.values())
-
-
-def _row(model: Model, epoch: int, *, cell: bool = False) -> Row:
-    return {
-        "model_id": None if cell else model.id,
-        "cell_id": model.config["cell_id"],
-        "epoch": epoch,
-        "reasons": {},
-    }
-
-
-def _put(row: Row, name: str, value: float) -> None:
-    """Record a raw value, and its logarithm or the reason why it has none."""
-    if not math.isfinite(value):
-        row["reasons"][name] = f"the value is not finite: {value}"
-        return
-    row[name] = value
-    log, why = natural_log(value)
-    row[f"log_{name}"] = log
-    if why:
-        row["reasons"][f"log_{name}"] = why
-
-
-def _too_few(row: Row, cell: Sequence[Model], *columns: str) -> bool:
-    if len(cell) < 2:
-        row["reasons"].update(dict.fromkeys(columns, "a pair metric, and the cell has one seed"))
-    return len(cell) < 2
-
-
-@contextmanager
-def _noting(rows: Sequence[Row], *columns: str) -> Iterator[None]:
-    """Record a failure in every row instead of stopping the measurement."""
-    try:
-        yield
-    except (PhaseZooError, RuntimeError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        for row in rows:
-            row["reasons"].update({name: why for name in columns if name not in row})

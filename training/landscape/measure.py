@@ -27,9 +27,10 @@ from phasezoo.manifest import MANIFEST
 from phasezoo.progress import bar
 from phasezoo.tables import COLUMNS, from_rows, write_table
 from phasezoo.training.data import Convection, Data, Text, load_data
-from phasezoo.training.landscape.groups import GROUPS, Row
+from phasezoo.training.landscape.groups import GROUPS
 from phasezoo.training.landscape.objective import objective_of
 from phasezoo.training.landscape.protocols import MeasureProtocol, protocol_for
+from phasezoo.training.landscape.row import Row
 from phasezoo.zoo import Zoo
 
 KEYS = ("model_id", "cell_id", "epoch", "protocol")
