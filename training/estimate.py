@@ -77,7 +77,7 @@ def estimate(recipe: Recipe, trials: Sequence[Trial]) -> Estimate:
         recipe: how they would be trained.
         trials: which of its trials.
 
-    >>> from phasezoo.training.grid import select
+    >>> from phasezoo.training.select import select
     >>> from phasezoo.training.recipes import recipe
     >>> whole = recipe("mlp-digits")
     >>> found = estimate(whole, select(whole, "width == 64 and lr == 0.1"))

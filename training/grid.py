@@ -69,6 +69,14 @@ def train_grid(
             grid.
         FilterError: no model meets the condition.
         TrainError: some trials did not finish.
+
+    >>> import tempfile
+    >>> from phasezoo.training.recipes import recipe
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = train_grid(recipe("mlp-digits").shortened(1), f"{folder}/zoo", where="width == 8 and lr == 0.1")
+    ...     zoo = load(f"{folder}/zoo")
+    ...     print(zoo, zoo[0].epochs)
+    Zoo(mlp-digits: 3 models in 1 cells of width x lr, ... kB of weights) [0, 1]
     """
     out = vacant(out)  # before the work, not after it
     trials = select(recipe, where)

@@ -52,6 +52,12 @@ def gauss_newton_diagonal(op: HessianOperator) -> torch.Tensor:
 
     Raises:
         MeasureError: the diagonal is not known for this network, loss or choice of parameters.
+
+    >>> net = torch.nn.Linear(1, 2, bias=False)
+    >>> _ = torch.nn.init.zeros_(net.weight)  # p = 1/2, so that G = [[1, -1], [-1, 1]] p (1 - p) x^2
+    >>> op = HessianOperator(net, batches=[(torch.tensor([[2.0]]), torch.tensor([0]))])
+    >>> [round(entry, 6) for entry in gauss_newton_diagonal(op).tolist()]
+    [1.0, 1.0]
     """
     members = []
     for state in _members(op):
@@ -66,6 +72,12 @@ def gauss_newton_form(op: HessianOperator, vector: torch.Tensor) -> torch.Tensor
     Args:
         op: names the network, the data and the parameters.
         vector: v, in the shape of the operator's vectors.
+
+    >>> net = torch.nn.Linear(1, 2, bias=False)
+    >>> _ = torch.nn.init.zeros_(net.weight)  # p = 1/2, so that G = [[1, -1], [-1, 1]] p (1 - p) x^2
+    >>> op = HessianOperator(net, batches=[(torch.tensor([[2.0]]), torch.tensor([0]))])
+    >>> [round(gauss_newton_form(op, torch.tensor(v)).item(), 6) for v in ([1.0, -1.0], [1.0, 1.0])]
+    [4.0, 0.0]
     """
     members = []
     for state, v in zip(_members(op), vector.view(-1, op.shape[-1]), strict=True):
@@ -85,6 +97,12 @@ def gauss_newton_product(op: HessianOperator, vector: torch.Tensor) -> torch.Ten
     Args:
         op: names the network, the data and the parameters.
         vector: v, in the shape of the operator's vectors.
+
+    >>> net = torch.nn.Linear(1, 2, bias=False)
+    >>> _ = torch.nn.init.zeros_(net.weight)  # p = 1/2, so that G = [[1, -1], [-1, 1]] p (1 - p) x^2
+    >>> op = HessianOperator(net, batches=[(torch.tensor([[2.0]]), torch.tensor([0]))])
+    >>> gauss_newton_product(op, torch.tensor([1.0, -1.0]))
+    tensor([ 2., -2.])
     """
     out = torch.zeros(vector.numel() // op.shape[-1], op.shape[-1], dtype=op.dtype, device=op.device)
     for state, v, total in zip(_members(op), vector.view_as(out), out, strict=True):

@@ -28,7 +28,18 @@ Group = Callable[[Sequence[Model], int, MeasureProtocol, Objective], list[Row]]
 
 
 def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objective: Objective) -> list[Row]:
-    """Trace and largest eigenvalue of the Hessian of each model, on training and test data."""
+    """Trace and largest eigenvalue of the Hessian of each model, on training and test data.
+
+    >>> import phasezoo
+    >>> from phasezoo.training.data import load_data
+    >>> from phasezoo.training.landscape.objective import objective_of
+    >>> from phasezoo.training.landscape.protocols import protocol_for
+    >>> zoo = phasezoo.load("mlp-digits").filter(width=4, lr=0.1)
+    >>> objective = objective_of(zoo.manifest, zoo[0].config, load_data("digits"))
+    >>> rows = hessian(list(zoo), 150, protocol_for("mlp-digits"), objective)
+    >>> [row["model_id"] for row in rows], all(row["hessian_trace_train"] > row["hessian_top_ev_train"] for row in rows)
+    (['w4-lr0.1-s100', 'w4-lr0.1-s101', 'w4-lr0.1-s102'], True)
+    """
     rows = [row_of(model, epoch) for model in models]
     nets = _modules(models, epoch, rows, objective, "hessian_trace_train", "hessian_top_ev_train")
     if not nets:
@@ -61,7 +72,18 @@ def hessian(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, obje
 
 
 def similarity(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objective: Objective) -> list[Row]:
-    """CKA of the logits on test data, mean over the pairs of seeds of each cell."""
+    """CKA of the logits on test data, mean over the pairs of seeds of each cell.
+
+    >>> import phasezoo
+    >>> from phasezoo.training.data import load_data
+    >>> from phasezoo.training.landscape.objective import objective_of
+    >>> from phasezoo.training.landscape.protocols import protocol_for
+    >>> zoo = phasezoo.load("mlp-digits").filter(width=64, lr=0.1)
+    >>> objective = objective_of(zoo.manifest, zoo[0].config, load_data("digits"))
+    >>> [row] = similarity(list(zoo), 150, protocol_for("mlp-digits"), objective)
+    >>> row["cell_id"], len(row["representation_similarity_pairs"]), row["representation_similarity"] > 0.9
+    ('w64-lr0.1', 3, True)
+    """
     rows = []
     for cell in _cells(models):
         row = row_of(cell[0], epoch, cell=True)
@@ -88,7 +110,20 @@ def similarity(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, o
 
 
 def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objective: Objective) -> list[Row]:
-    """Mode connectivity of quadratic Bezier curves between the seeds of each cell, mean over the pairs."""
+    """Mode connectivity of quadratic Bezier curves between the seeds of each cell, mean over the pairs.
+
+    >>> import phasezoo
+    >>> from dataclasses import replace
+    >>> from phasezoo.training.data import load_data
+    >>> from phasezoo.training.landscape.objective import objective_of
+    >>> from phasezoo.training.landscape.protocols import protocol_for
+    >>> short = replace(protocol_for("mlp-digits"), curve_epochs=5)
+    >>> zoo = phasezoo.load("mlp-digits").filter(width=4, lr=0.1)[:2]
+    >>> objective = objective_of(zoo.manifest, zoo[0].config, load_data("digits"))
+    >>> [row] = curves(list(zoo), 150, short, objective)
+    >>> row["curve_mc_train_loss"] < 0  # there is a barrier
+    True
+    """
     rows, pairs, owners = [], [], []
     columns = [f"curve_mc_{split}_{what}" for split in ("train", "test") for what in ("loss", "error")]
     for cell in _cells(models):
@@ -120,7 +155,18 @@ def curves(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objec
 
 
 def averaging(models: Sequence[Model], epoch: int, protocol: MeasureProtocol, objective: Objective) -> list[Row]:
-    """Accuracy of averages: over the last epochs of each model, and over the aligned seeds of each cell."""
+    """Accuracy of averages: over the last epochs of each model, and over the aligned seeds of each cell.
+
+    >>> import phasezoo
+    >>> from phasezoo.training.data import load_data
+    >>> from phasezoo.training.landscape.objective import objective_of
+    >>> from phasezoo.training.landscape.protocols import protocol_for
+    >>> zoo = phasezoo.load("mlp-digits").filter(width=32, lr=0.1)
+    >>> objective = objective_of(zoo.manifest, zoo[0].config, load_data("digits"))
+    >>> [row] = averaging(list(zoo), 150, protocol_for("mlp-digits"), objective)
+    >>> row["gitrebasin_acc_test"] > 0.9, row["reasons"]["wiseft_acc_test"]
+    (True, 'no checkpoints at the epochs 146, 147, 148, 149')
+    """
     rows = []
     data = objective.data
     train, test = data.train.batches(512), data.test.batches(512)

@@ -19,6 +19,13 @@ class Density:
     Attributes:
         nodes: eigenvalue estimates ``[..., probes, steps]``, float64.
         weights: their masses; they sum to 1 for each probe.
+
+    >>> density = Density(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.75, 0.25]]))  # three quarters of it at zero
+    >>> (density.nodes * density.weights).sum().item()  # the mean eigenvalue
+    0.5
+    >>> grid = torch.linspace(-2, 4, 601, dtype=torch.float64)
+    >>> round(torch.trapezoid(density.smooth(grid, sigma=0.1), grid).item(), 6)
+    1.0
     """
 
     nodes: torch.Tensor
@@ -42,6 +49,14 @@ def spectral_density(op: Operator, *, probes: int = 4, steps: int = 80, seed: in
         probes: start vectors of random signs.
         steps: Lanczos steps, and so nodes, for each.
         seed: seed of the start vectors.
+
+    >>> from phasezoo.training.landscape.hvp import HessianOperator
+    >>> x, half_square = torch.diag(torch.tensor([1.0, 3.0])), lambda out, y: (out - y).square().mean() / 2
+    >>> net = torch.nn.Linear(2, 1, bias=False)
+    >>> op = HessianOperator(net, batches=[(x, torch.zeros(2, 1))], loss=half_square)  # H = x'x / 2
+    >>> density = spectral_density(op, probes=1)
+    >>> [round(node, 3) for node in density.nodes[0].tolist()], [round(mass, 3) for mass in density.weights[0].tolist()]
+    ([0.5, 4.5], [0.5, 0.5])
     """
     start = signs(op, probes, torch.Generator().manual_seed(seed))
     size = math.prod(op.shape) * op.dtype.itemsize * min(steps, op.shape[-1])

@@ -24,6 +24,14 @@ class Eigen:
             the next eigenvalue has been found too.
         products: Hessian-vector products used.
         converged: whether all errors are within the tolerance.
+
+    >>> from phasezoo.training.landscape.hvp import HessianOperator
+    >>> net = torch.nn.Linear(1, 2, bias=False).double()
+    >>> op = HessianOperator(net, batches=[(torch.tensor([[2.0]]), torch.tensor([0]))])
+    >>> found = top_eigenvalues(op, k=2)
+    >>> residual = op.matvec(found.vectors[0]) - found.values[0] * found.vectors[0]
+    >>> found.converged, bool(residual.norm() < 1e-9)
+    (True, True)
     """
 
     values: torch.Tensor
@@ -58,6 +66,13 @@ def top_eigenvalues(
 
     Raises:
         MeasureError: there are fewer than `k` eigenvalues.
+
+    >>> from phasezoo.training.landscape.hvp import HessianOperator
+    >>> net = torch.nn.Linear(1, 2, bias=False).double()
+    >>> _ = torch.nn.init.zeros_(net.weight)  # p = 1/2, so that H = [[1, -1], [-1, 1]] p (1 - p) x^2
+    >>> op = HessianOperator(net, batches=[(torch.tensor([[2.0]]), torch.tensor([0]))])
+    >>> [round(abs(value), 6) for value in top_eigenvalues(op, k=2).values.tolist()]
+    [2.0, 0.0]
     """
     if not 1 <= k <= min(op.shape[-1], max_products):
         raise MeasureError(

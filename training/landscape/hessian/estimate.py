@@ -28,6 +28,12 @@ class Estimate:
         products: Hessian-vector products used.
         method: how it was computed.
         reason: why `method` is no exact one; None if it is, or if the caller chose it.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)).double()
+    >>> op = HessianOperator(net, batches=[(torch.eye(2), torch.tensor([0, 1]))])
+    >>> found = trace(op, method="hutchinson", products=8)
+    >>> found.method, found.products, found.stderr.item() > 0
+    ('hutchinson', 8, True)
     """
 
     value: torch.Tensor
@@ -102,6 +108,12 @@ def diagonal(
 
     Raises:
         MeasureError: the method does not apply.
+
+    >>> net = torch.nn.Linear(1, 2, bias=False)
+    >>> _ = torch.nn.init.zeros_(net.weight)  # p = 1/2, so that H = [[1, -1], [-1, 1]] p (1 - p) x^2
+    >>> found = diagonal(HessianOperator(net, batches=[(torch.tensor([[2.0]]), torch.tensor([0]))]))
+    >>> [round(entry, 6) for entry in found.value.tolist()], found.method
+    ([1.0, 1.0], 'exact')
     """
     method, reason = _choose(op, method, products)
     if method == "xtrace":
