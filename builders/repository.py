@@ -1,30 +1,25 @@
-"""A data set on the Hugging Face Hub, as a place to write a zoo to: what is there, uploads, commits, tags.
-
-Requests that `huggingface_hub` gives up at the first 503 (commits, tags, what a revision is) are tried again here.
-"""
+"""A data set on the Hugging Face Hub, as a place to write a zoo to: what is there, uploads, commits, tags."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from phasezoo import settings
-from phasezoo.errors import AccessError, IntegrityError, PhaseZooError, SourceError, WriteError
+from phasezoo.builders.ask import ask
+from phasezoo.errors import AccessError, IntegrityError, SourceError
 from phasezoo.progress import bar
-from phasezoo.source.http import transport_error
-from phasezoo.source.transfer import TRANSIENT, Traffic, Transient, insist, retry_after
+from phasezoo.source.transfer import Result, Traffic
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import DatasetInfo, RepoFile
 
 BATCH_FILES, BATCH_BYTES = 50, 256 << 20  # uploaded between two steps of the progress bar
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ class Repository:
         """Return what the Hub says of the repository; None if there is none."""
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-        def ask() -> DatasetInfo | None:
+        def look() -> DatasetInfo | None:
             try:
                 return self._api.dataset_info(self.repo_id)
             except GatedRepoError:
@@ -94,7 +89,7 @@ class Repository:
             except RepositoryNotFoundError:
                 return None
 
-        return self._again("look it up", ask)
+        return self._again("look it up", look)
 
     def head(self) -> str:
         """Return the newest commit on main."""
@@ -145,14 +140,14 @@ class Repository:
         """Make the repository; it may exist already."""
         from huggingface_hub.errors import HfHubHTTPError
 
-        def ask() -> None:
+        def make() -> None:
             try:
                 self._api.create_repo(**self._of, private=private)
             except HfHubHTTPError as error:
                 if error.response.status_code != 409:
                     raise
 
-        self._again("create it", ask)
+        self._again("create it", make)
 
     def commit(self, items: Sequence[Item], stale: Sequence[str], *, parent: str, title: str) -> str:
         """Upload files, then make them appear, and others disappear, in one commit.
@@ -221,76 +216,14 @@ class Repository:
             self._again("move a tag of it", lambda: self._api.delete_tag(**self._of, tag=name))
         self._again("tag it", lambda: self._api.create_tag(**self._of, tag=name, revision=commit, exist_ok=True))
 
-    def _again(self, what: str, ask: Callable[[], T]) -> T:
-        """Ask, several times if need be, and say in a sentence what came in the way."""
-
-        def attempt() -> T:
-            try:
-                return ask()
-            except PhaseZooError:
-                raise
-            except Exception as error:
-                response, passes = _response(error), _passes(error)
-                if passes:
-                    header = response.headers.get("Retry-After") if response is not None else None
-                    raise Transient(self._said(error), wait=retry_after(header)) from None
-                if response is None:
-                    raise
-                raise self._explained(what, error, response) from None
-
-        return insist(
-            attempt,
-            what=f"push to {self.repo_id} ({what})",
-            traffic=self._traffic,
-            advice="What was uploaded is kept for a while; the same command goes on from there.",
+    def _again(self, what: str, call: Callable[[], Result]) -> Result:
+        return ask(
+            call, what=what, repo_id=self.repo_id, endpoint=self.endpoint, token=self._token, traffic=self._traffic
         )
-
-    def _said(self, error: Exception) -> str:
-        said = getattr(error, "server_message", None) or str(error).strip() or type(error).__name__
-        return str(said).splitlines()[0].replace(self._token, "***").rstrip(".")
-
-    def _explained(self, what: str, error: Exception, response: Any) -> Exception:
-        status, said = response.status_code, self._said(error)
-        if status == 401:
-            return AccessError(
-                f"cannot push to {self.repo_id}: the Hub does not accept the token ({said}). Make one with write "
-                f"permission at {self.endpoint}/settings/tokens, then run `hf auth login` or set HF_TOKEN."
-            )
-        if status == 403:
-            return AccessError(
-                f"cannot push to {self.repo_id}: the token may not {what} ({said}). It needs write permission for "
-                f"{self.repo_id.split('/')[0]}: see {self.endpoint}/settings/tokens."
-            )
-        if status == 412:
-            return WriteError(f"somebody else changed {self.repo_id} meanwhile, so nothing was committed. Push again.")
-        return WriteError(f"cannot push to {self.repo_id}: the Hub refuses to {what} ({said}).")
 
 
 def _holds(files: Mapping[str, RepoFile], items: Sequence[Item], stale: Sequence[str]) -> bool:
     return all(item.is_in(files) for item in items) and not any(path in files for path in stale)
-
-
-def _response(error: BaseException | None) -> Any:
-    """Return the answer of the server that an error is about; uploads wrap it in another error."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if response is not None:
-            return response
-        error = error.__cause__
-    return None
-
-
-def _passes(error: BaseException | None) -> bool:
-    """Say whether a failure may pass: the server is busy or broken, or the network is."""
-    response = _response(error)
-    if response is not None:
-        return response.status_code in TRANSIENT or response.status_code >= 500
-    while error is not None:
-        # A page of HTML in place of an answer is no JSON.
-        if isinstance(error, (ConnectionError, TimeoutError, json.JSONDecodeError, transport_error())):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
