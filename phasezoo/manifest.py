@@ -169,6 +169,7 @@ class Manifest(_Record):
         """
         try:
             raw = json.loads(data)
+            json.dumps(raw, ensure_ascii=False).encode()  # half of a surrogate pair is no text: a ValueError
         except (ValueError, RecursionError) as error:
             raise FormatError(
                 f"{where} is not valid JSON ({error}). Copy the zoo again, or rebuild it with `phasezoo build`."

@@ -122,6 +122,7 @@ def test_a_table_with_other_bytes(path: Path) -> None:
         (lambda m: m["tables"]["configs"].update(path="/etc/passwd"), "stay inside the zoo"),
         (lambda m: m["shards"][0].update(path="c:\\x"), "stay inside the zoo"),
         (lambda m: m["shards"][0].update(sha256="0"), "breaks the format at 'shards.0.sha256'"),
+        (lambda m: m.update(title="\ud800"), "not valid JSON .*surrogates not allowed"),
         (lambda m: m["load"].pop("column"), "breaks the format at 'load.column'"),
     ],
 )
