@@ -36,6 +36,12 @@ class WeightDataset(Dataset[Any]):
         epochs: epoch of each sample.
         targets: what to predict, one row per sample; None without a target.
         classes: what the numbers stand for, where the target is a column of words.
+
+    >>> import phasezoo
+    >>> dataset = phasezoo.load("mlp-digits").filter(width=8).to_torch("flat", target="test_acc")
+    >>> x, y = dataset[0]
+    >>> len(dataset), x.shape, dataset[[3, 1, 2]][0].shape
+    (24, torch.Size([682]), torch.Size([3, 682]))
     """
 
     def __init__(
@@ -82,7 +88,15 @@ class WeightDataset(Dataset[Any]):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw another order and other random augmentations, the same for the same number."""
+        """Draw another order and other random augmentations, the same for the same number.
+
+        >>> import phasezoo
+        >>> dataset = phasezoo.load("mlp-digits").filter(width=8).to_torch("flat", target="test_acc")
+        >>> first = [y for x, y in dataset.loader()]
+        >>> dataset.set_epoch(1)  # before each epoch of training: another order
+        >>> bool((first[0] == next(iter(dataset.loader()))[1]).all())
+        False
+        """
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -151,6 +165,11 @@ class WeightDataset(Dataset[Any]):
 
         Raises:
             TopologyError: the networks have several topologies, or the representation cannot be inverted.
+
+        >>> import phasezoo
+        >>> dataset = phasezoo.load("mlp-digits").filter(width=8).to_torch("flat", target="test_acc")
+        >>> {name: tuple(t.shape) for name, t in dataset.decode(dataset[[0, 1]][0]).items()}["layers.0.weight"]
+        (2, 8, 64)
         """
         layouts = {sample.location.layout.layout_id: sample.location.layout for sample in self._samples}
         if len(layouts) != 1:
@@ -172,7 +191,13 @@ class WeightDataset(Dataset[Any]):
         return DataLoader(self, batch_size=None, sampler=batches, num_workers=num_workers)
 
     def stream(self, *, batch_size: int = 32, shuffle: bool = True) -> WeightStream:
-        """Return an iterable dataset of the same batches, for ``DataLoader(stream, batch_size=None)``."""
+        """Return an iterable dataset of the same batches, for ``DataLoader(stream, batch_size=None)``.
+
+        >>> import phasezoo
+        >>> dataset = phasezoo.load("mlp-digits").filter(width=8).to_torch("flat", target="test_acc")
+        >>> [len(y) for x, y in dataset.stream(batch_size=10)]
+        [10, 10, 4]
+        """
         return WeightStream(self, batch_size=batch_size, shuffle=shuffle)
 
 

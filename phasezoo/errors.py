@@ -11,7 +11,15 @@ from collections.abc import Iterable
 
 
 class PhaseZooError(Exception):
-    """Root of all errors that phasezoo raises on purpose."""
+    """Root of all errors that phasezoo raises on purpose.
+
+    >>> import phasezoo
+    >>> try:
+    ...     phasezoo.load("mlp-digit")
+    ... except PhaseZooError as error:
+    ...     print(str(error)[:60])
+    no zoo named 'mlp-digit', and no directory of that name. Did
+    """
 
     def __str__(self) -> str:
         # KeyError prints the repr of its argument; a sentence should be printed as a sentence.
