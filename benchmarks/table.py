@@ -21,8 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NO_BENCHMARKS = ("timing", "table")
-LIBRARIES = ("torch", "numpy", "pyarrow", "safetensors", "pandas", "PyHessian", "rebasin")
+NO_BENCHMARKS = ("timing", "table", "networks")
+PEERS = ("pandas", "PyHessian", "curvlinops-for-pytorch", "torch-cka", "rebasin")
+LIBRARIES = ("torch", "numpy", "pyarrow", "safetensors", *PEERS)
 # What `timing.report` prints.
 ROW = re.compile(
     r"(?P<what>.*?) +phasezoo +(?P<ours>[\d.]+) ms   (?P<peer>.*?) +(?P<theirs>[\d.]+) ms +(?P<ratio>[\d.]+)x"

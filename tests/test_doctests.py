@@ -84,7 +84,9 @@ def test_examples_run(name: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr.decode()
 
 
-BENCHMARKS = [p.name for p in sorted((ROOT / "benchmarks").glob("*.py")) if p.stem not in ("timing", "table")]
+BENCHMARKS = [
+    p.name for p in sorted((ROOT / "benchmarks").glob("*.py")) if p.stem not in ("timing", "table", "networks")
+]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
