@@ -69,8 +69,8 @@ def logits(rounds: int) -> None:
     size = 16 if SMALL else 128  # samples a batch, 128 as in the original
     cases = [("MLPs", [mlp(seed) for seed in seeds], (data.x, data.y))]
     # The time does not depend on the weights. A few steps, because outputs of new networks hardly vary.
-    steps = [images(64, seed=step) for step in range(2 if SMALL else 10)]
-    cases.append(("ResNets-18", [trained(ResNet18(2 if SMALL else 8), steps, 0.02) for _ in seeds], images(n)))
+    steps = [images(32, seed=step) for step in range(20)]
+    cases.append(("ResNets-18", [trained(ResNet18(2 if SMALL else 8), steps, 0.05) for _ in seeds], images(n)))
     for what, nets, (x, y) in cases:
         batches = micro_batches(x, y=y, size=size)
         loader = loader_of(x, y, size)
@@ -94,7 +94,7 @@ def logits(rounds: int) -> None:
         S = len(nets)
         report(f"CKA, {S} {what}, {len(y)} samples", seconds["ours"], seconds["peer"], "torch_cka", "for comparison")
         print(f"{'':44s} {S * (S - 1) // 2} pairs: {S} runs of a network, torch_cka {S * (S - 1)}")
-        # In float32 it loses digits where outputs vary little around their mean, which it does not take off before its products.
+        # In float32 it loses digits where outputs vary little around a large mean: it does not centre its features.
         single = (ours() - peer()).abs().max().item()
         torch.set_default_dtype(torch.float64)  # its ones and sums are of this type
         nets, x = [copy.deepcopy(net).double() for net in nets], x.double()

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NO_BENCHMARKS = ("timing", "table", "networks")
+NO_BENCHMARKS = ("timing", "table", "networks", "peers")
 PEERS = ("pandas", "PyHessian", "curvlinops-for-pytorch", "torch-cka", "rebasin")
 LIBRARIES = ("torch", "numpy", "pyarrow", "safetensors", *PEERS)
 # What `timing.report` prints.

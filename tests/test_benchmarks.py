@@ -83,7 +83,7 @@ def test_a_script_that_fails_is_in_the_table(script: Path) -> None:
 
 def test_every_script_is_run_and_names_that_do_not_exist_are_refused() -> None:
     assert {"access", "hessian", "matching"} <= {path.stem for path in table.scripts()}
-    assert not {"timing", "table", "networks"} & {path.stem for path in table.scripts()}
+    assert not {"timing", "table", "networks", "peers"} & {path.stem for path in table.scripts()}
     with pytest.raises(SystemExit, match="no benchmark acess. There are: access"):
         table.scripts(["acess"])
 

@@ -85,7 +85,7 @@ def test_examples_run(name: str, tmp_path: Path) -> None:
 
 
 BENCHMARKS = [
-    p.name for p in sorted((ROOT / "benchmarks").glob("*.py")) if p.stem not in ("timing", "table", "networks")
+    p.name for p in sorted((ROOT / "benchmarks").glob("*.py")) if p.stem not in ("timing", "table", "networks", "peers")
 ]
 
 

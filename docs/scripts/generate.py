@@ -168,7 +168,7 @@ def benchmarks() -> str:
     """Return what each benchmark compares, as it says itself."""
     rows = []
     for path in sorted((ROOT / "benchmarks").glob("*.py")):
-        if path.stem not in ("timing", "table", "networks"):
+        if path.stem not in ("timing", "table", "networks", "peers"):
             text = ast.get_docstring(ast.parse(path.read_text())) or ""
             rows.append([f"`{path.stem}`", " ".join(text.split("\n\n")[0].split())])
     return markdown(["benchmark", "what is compared"], rows)
