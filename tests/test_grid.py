@@ -183,6 +183,8 @@ def test_a_condition_trains_a_part_and_raw_writes_the_published_layout(trained: 
     assert all(torch.equal(state[name], tensor) for name, tensor in whole.checkpoint(2).state_dict().items())
     with pytest.raises(FilterError, match=r"no model .* embedding_dim in 4"):
         train_grid(small(), tmp_path / "none", where="embedding_dim == 5")
+    with pytest.raises(FilterError, match=r"does not fit its columns \(embedding_dim is int64\)"):
+        train_grid(small(), tmp_path / "none", where="embedding_dim == 'wide'")
 
 
 @pytest.mark.parametrize(
