@@ -11,15 +11,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from phasezoo import settings
 from phasezoo.errors import WriteError
 from phasezoo.source.download import partial_name
 from phasezoo.source.local import local_place, read_bytes
-
-if TYPE_CHECKING:
-    pass
 
 KEY = re.compile(r"(?P<sha256>[0-9a-f]{64})(-(?P<offset>\d+)-(?P<digest>[0-9a-f]{16}))?")
 ORPHAN = 3600.0  # seconds after which an incomplete file belongs to nobody

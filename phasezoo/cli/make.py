@@ -129,7 +129,7 @@ def train(
             ray=ray,
             raw=raw,
             protocol=protocol,  # type: ignore[arg-type]  # checked above
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]  # checked above
             compiled=compiled,
         )
         typer.echo(f"wrote {manifest.tables['configs'].rows} models to {place}" + (f" and {place}-raw" if raw else ""))
