@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,3 +92,10 @@ def test_every_script_is_run_and_names_that_do_not_exist_are_refused() -> None:
 def test_examples_of_the_table_run() -> None:
     assert doctest.testmod(table).attempted >= 2
     assert doctest.testmod(table).failed == 0
+
+
+@pytest.mark.parametrize("script", table.scripts(), ids=lambda script: script.name)
+def test_a_benchmark_runs_small(script: Path) -> None:
+    result = subprocess.run([sys.executable, script, "--small"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "x   (" in result.stdout or "(bar: " in result.stdout

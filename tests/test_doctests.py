@@ -84,19 +84,6 @@ def test_examples_run(name: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr.decode()
 
 
-BENCHMARKS = [
-    p.name for p in sorted((ROOT / "benchmarks").glob("*.py")) if p.stem not in ("timing", "table", "networks", "peers")
-]
-
-
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_benchmarks_run_small(name: str) -> None:
-    script = ROOT / "benchmarks" / name
-    result = subprocess.run([sys.executable, script, "--small"], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "x   (" in result.stdout or "(bar: " in result.stdout
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.name)
 def test_notebooks_run(path: Path, tmp_path: Path) -> None:
     """Cells run in order as a script; what a notebook adds is the display of each last value."""

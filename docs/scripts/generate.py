@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -166,11 +167,11 @@ def arrows(package: str) -> str:
 
 def benchmarks() -> str:
     """Return what each benchmark compares, as it says itself."""
+    table = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))
     rows = []
-    for path in sorted((ROOT / "benchmarks").glob("*.py")):
-        if path.stem not in ("timing", "table", "networks", "peers"):
-            text = ast.get_docstring(ast.parse(path.read_text())) or ""
-            rows.append([f"`{path.stem}`", " ".join(text.split("\n\n")[0].split())])
+    for path in table["scripts"]():
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        rows.append([f"`{path.stem}`", " ".join(text.split("\n\n")[0].split())])
     return markdown(["benchmark", "what is compared"], rows)
 
 
